@@ -63,8 +63,9 @@ const MOVES: &str = "the consumer goes on over another connection once what it h
 /// It says how far it has handed deliveries out, so that what was never taken counts nothing.
 ///
 /// When there is a better connection than the one it is on, it moves: nothing new is handed out until what the application has in hand is
-/// answered, or its ack deadlines, and extended ones, have passed; what was handed out longer ago than that is waited for no more. It moves as well when the broker says goodbye, which takes answers
-/// for as long as it says then (5 s by default): what is answered later comes again, and its answer is lost as after a lost connection.
+/// answered, or its ack deadlines, and extended ones, have passed; what was handed out longer ago than that is waited for no more. What takes
+/// longer than 30 s is waited for too, but new deliveries are handed out meanwhile. It moves as well when the broker says goodbye, which takes
+/// answers for as long as it says then (5 s by default): what is answered later comes again, and its answer is lost as after a lost connection.
 ///
 /// It ends (yields `None`) after an error that reconnecting cannot mend. Dropping it, or [`close`](Self::close),
 /// gives its unacknowledged events back to the broker at once, and nothing counts as an attempt; unless it is dropped by

@@ -309,6 +309,9 @@ impl<C: Connection> Driver<C> {
             };
             // A broker waits for its disk only as long as the stream is open; after that, for some seconds.
             let is_over = detached || !stream.awaits_confirmation();
+            if !finished {
+                stream.give_back(&self.shared);
+            }
             if !finished && stream.is_silent() && is_over {
                 stream.frames.finish();
                 finished = true;

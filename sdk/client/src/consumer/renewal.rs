@@ -54,12 +54,20 @@ impl Renewal {
     /// Says when it is due, now that what waits has changed.
     pub(super) fn plan(&mut self, state: &State) {
         let oldest = state.buffer.oldest();
-        let back = oldest.and_then(|came_at| came_at.checked_add(self.buffered_max));
+        let back = oldest.and_then(|came_at| came_at.checked_add(self.waits_max(state)));
         self.due_at = oldest.map(|_| {
             let extend = self.renewed_at + self.lasts / 3;
             back.filter(|_| self.gives_back)
                 .map_or(extend, |back| back.min(extend))
         });
+    }
+
+    // A stream that moves hands nothing over, and what waits on it is for others.
+    fn waits_max(&self, state: &State) -> Duration {
+        match state.moves {
+            true => Duration::ZERO,
+            false => self.buffered_max,
+        }
     }
 
     /// What is to be said now: what waits for the application is extended, or, when it waits for too long, given back. That comes first,
@@ -68,7 +76,7 @@ impl Renewal {
         let now = Instant::now();
         let mut commands = Vec::new();
         // Of what came at this moment or before, the application gets no more.
-        let too_old = now.checked_sub(self.buffered_max);
+        let too_old = now.checked_sub(self.waits_max(state));
         if let Some(too_old) = too_old.filter(|_| self.gives_back) {
             let left = state.buffer.take_until(too_old);
             // They are passed over in the count of those handed over, see `GiveBack`.

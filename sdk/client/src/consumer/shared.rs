@@ -106,7 +106,7 @@ pub(super) struct State {
     pub(super) in_hand: InHand,
     /// How far it may go ahead of what the broker was told of that.
     pub(super) ahead: Ahead,
-    /// The present stream moves to another connection: what waits for the application comes again on that.
+    /// The present stream moves to another connection, and hands nothing over: what waits for the application is given back.
     pub(super) moves: bool,
     /// The driver wants to be woken when that rises.
     pub(super) tell: bool,
@@ -128,7 +128,7 @@ pub(super) struct State {
 
 impl State {
     /// Frames came, or the end: whoever waits for that looks again.
-    fn wake_waiting(&mut self) {
+    pub(super) fn wake_waiting(&mut self) {
         self.waiting.take().into_iter().for_each(Waker::wake);
     }
 

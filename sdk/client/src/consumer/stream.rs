@@ -27,6 +27,10 @@ use crate::hello::Established;
 /// for how long it takes answers; it may end the stream sooner.
 const ANSWERS_MAX: Duration = Duration::from_secs(5);
 
+/// How long nothing is handed out, at most, when the consumer is to move to a connection that is only better: as long as the ack deadline
+/// is by default. After that it goes on, and moves when it happens to have nothing in hand.
+const PAUSE_MAX: Duration = Duration::from_secs(30);
+
 pub(super) struct ConsumerStream<C: Connection> {
     pub(super) frames: FrameStream<C>,
     /// What the broker says shorter since it said it before.
@@ -55,7 +59,8 @@ pub(super) struct ConsumerStream<C: Connection> {
     tell_at: Option<Instant>,
     /// How what waits for the application is kept; nothing where that is not held.
     renewal: Option<Renewal>,
-    /// Since when it is to move to another connection, which it does when the application has answered what it has in hand.
+    /// Since when it is to move to another connection, which it does when the application has answered what it has in hand. The
+    /// application gets nothing new meanwhile, for a while (`State::moves`).
     moves_since: Option<Instant>,
     /// When to look whether the time for that is over.
     moves_at: Option<Instant>,
@@ -138,7 +143,7 @@ impl<C: Connection> ConsumerStream<C> {
     }
 
     /// There is another connection. The application gets no more from this stream, and has time to answer what it has in hand: as long as
-    /// the broker takes answers when that has said goodbye, and otherwise as long as it holds any of that.
+    /// the broker takes answers when that has said goodbye, and otherwise as long as it holds any of that, though not without anything new.
     pub(super) fn begin_to_move(&mut self, shared: &Shared) {
         let mut state = shared.state();
         self.moves_since = Some(Instant::now());
@@ -152,31 +157,26 @@ impl<C: Connection> ConsumerStream<C> {
         self.moves_since.is_some()
     }
 
-    /// It moves now: nothing is in the application's hands any more, or its time is over, and the last that it said is on its way. All answers are asked to be confirmed then.
+    /// It moves now: nothing is in the application's hands any more, or its time is over, and the last that it said is on its way. All
+    /// answers are asked to be confirmed then.
     pub(super) fn leaves(&mut self, shared: &Shared) -> bool {
         let Some(since) = self.moves_since else {
             return false;
         };
-        let is_silent = self.is_silent();
-        let (held_until, is_said) = {
-            let state = shared.state();
+        let (is_silent, now) = (self.is_silent(), Instant::now());
+        let is_answered = {
+            let mut state = shared.state();
             let held_until = shared.held_until(&state);
-            (held_until, is_silent && state.answers.is_empty())
-        };
-        let is_answered = held_until.is_none() && is_said;
-        let now = Instant::now();
-        let at = match self.established.goodbye.get() {
-            Some(goodbye) => {
-                let begun = since.max(goodbye.came_at);
-                goodbye.answers_until.unwrap_or(begun + ANSWERS_MAX)
-            }
-            None => held_until.unwrap_or(now),
-        };
-        self.moves_at = Some(at);
-        if !is_answered {
-            if now < at {
+            let is_answered = held_until.is_none() && is_silent && state.answers.is_empty();
+            let leaves_at = self.leaves_at(since, held_until.unwrap_or(now));
+            if !is_answered && now < leaves_at {
+                self.moves_at = Some(self.pause(shared, &mut state, since, leaves_at));
                 return false;
             }
+            state.moves = true;
+            is_answered
+        };
+        if !is_answered {
             // Whoever is gone is seen by the driver.
             let _is_gone = self.gather(shared);
         }
@@ -187,6 +187,46 @@ impl<C: Connection> ConsumerStream<C> {
             }
         }
         true
+    }
+
+    // When it leaves, whatever is answered until then, of which the application holds something until `held_until`.
+    fn leaves_at(&self, since: Instant, held_until: Instant) -> Instant {
+        self.established
+            .goodbye
+            .get()
+            .map_or(held_until, |goodbye| {
+                let begun = since.max(goodbye.came_at);
+                goodbye.answers_until.unwrap_or(begun + ANSWERS_MAX)
+            })
+    }
+
+    // Hands nothing over until it leaves, but not for long where it can as well stay. Returns when to look again.
+    fn pause(
+        &self,
+        shared: &Shared,
+        state: &mut State,
+        since: Instant,
+        leaves_at: Instant,
+    ) -> Instant {
+        let goes_on_at = since + PAUSE_MAX;
+        if self.established.goodbye.initialized() {
+            state.moves = true;
+        } else if Instant::now() < goes_on_at {
+            return leaves_at.min(goes_on_at);
+        } else if std::mem::take(&mut state.moves) {
+            state.wake_waiting();
+            // It grants what was not granted meanwhile.
+            shared.wake.notify_one();
+        }
+        leaves_at
+    }
+
+    /// What came on a stream that moves is for others.
+    pub(super) fn give_back(&mut self, shared: &Shared) {
+        if let Some(renewal) = &mut self.renewal {
+            renewal.plan(&shared.state());
+        }
+        self.renew(shared);
     }
 
     /// Turns what the application said and took into commands. Returns true when the consumer is gone and there is

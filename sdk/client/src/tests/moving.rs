@@ -68,6 +68,17 @@ async fn asked_to_confirm<C: Connection>(stream: &mut Stream<C>) -> u64 {
     }
 }
 
+// The client finishes, once all is confirmed that it asks for.
+async fn finished(stream: &mut Stream) {
+    while let Some(pb::ConsumerCommand { command }) = stream.read().await {
+        if let Some(Command::Ack(pb::Ack { confirm: asked, .. })) = command
+            && asked > 0
+        {
+            confirm(stream, asked).await;
+        }
+    }
+}
+
 // The client finds that, and makes another connection.
 async fn packets_come_late(broker: &mut FarBroker) {
     broker.door.seen.lost.store(400, Ordering::Relaxed);
@@ -89,6 +100,7 @@ async fn a_consumer_moves_when_what_the_application_has_is_acked() {
     let none = tokio::time::timeout(Duration::from_secs(1), consumer.next());
     assert!(none.await.is_err());
     assert!(!two.is_expired());
+    given_back(&mut first, 3).await;
     two.ack();
     assert_eq!(first.command().await, acked(2, 0));
     let asked = first.command().await;
@@ -147,7 +159,7 @@ async fn an_application_has_as_long_for_its_answers_as_the_broker_takes_them() {
         another_after(&broker, &client, acks_ms).await;
         // The ack deadline is for a broker that goes on.
         in_hand.extend_for(Duration::from_secs(600));
-        assert_eq!(first.reset_code().await, None, "finished");
+        finished(&mut first).await;
         let took = begun.elapsed().as_millis();
         assert!((least_ms..=most_ms).contains(&took), "{acks_ms:?}: {took}");
         first.finish();
@@ -257,6 +269,105 @@ async fn where_packets_come_late_a_consumer_waits_for_what_the_application_still
     broker.stream().await.subscribe_ready().await;
     soon(consumer.flush_acks()).await.expect("nothing is lost");
     assert_eq!(consumer.obstacle(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_packets_come_late_a_consumer_stays_that_has_something_in_hand_for_long() {
+    let mut broker = FarBroker::far_away();
+    let client = broker.far_client().await;
+    let (mut consumer, mut first) = consumer(&mut broker, &client).await;
+    first.deliver(1, &[1]).await;
+    let job = take(&mut consumer).await;
+    let begun = Instant::now();
+    packets_come_late(&mut broker).await;
+    job.extend_for(Duration::from_secs(3_600));
+    assert!(
+        consumer
+            .obstacle()
+            .is_none_or(|why| why.contains("another connection"))
+    );
+    // What came is given back meanwhile, so credit for as much is due.
+    first.deliver(1, &[2]).await;
+    given_back(&mut first, 2).await;
+    let next = tokio::time::timeout(Duration::from_secs(60), async {
+        until(|| consumer.obstacle().is_none()).await;
+        first.deliver(1, &[2]).await;
+        consumer.next().await
+    });
+    let next = next.await.expect("it goes on").unwrap().unwrap();
+    let waited = begun.elapsed();
+    assert!(
+        waited > Duration::from_secs(28) && waited < Duration::from_secs(34),
+        "{waited:?}"
+    );
+    assert_eq!(next.position, 2);
+    loop {
+        if let Command::Credit(pb::Credit { events, .. }) = first.any_command().await
+            && events > 0
+        {
+            assert_eq!(events, 1);
+            break;
+        }
+    }
+    next.ack();
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    // It moves once nothing is in hand.
+    job.ack();
+    let number = asked_to_confirm(&mut first).await;
+    confirm(&mut first, number).await;
+    assert_eq!(first.reset_code().await, None, "finished");
+    first.finish();
+    broker.stream().await.subscribe_ready().await;
+    soon(consumer.flush_acks()).await.expect("nothing is lost");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_stays_is_paused_again_when_the_broker_says_goodbye() {
+    let mut broker = FarBroker::far_away();
+    let client = broker.far_client().await;
+    let (mut consumer, mut first) = consumer(&mut broker, &client).await;
+    first.deliver(1, &[1]).await;
+    let job = take(&mut consumer).await;
+    packets_come_late(&mut broker).await;
+    job.extend_for(Duration::from_secs(3_600));
+    tokio::time::sleep(Duration::from_secs(40)).await;
+    assert_eq!(consumer.obstacle(), None);
+    broker.go_away_after(Some(4_000)).await;
+    until(|| consumer.obstacle().is_some()).await;
+    first.deliver(1, &[2]).await;
+    given_back(&mut first, 2).await;
+    job.ack();
+    let number = asked_to_confirm(&mut first).await;
+    // What comes while the last answers are confirmed is given back too.
+    first.deliver(1, &[3]).await;
+    given_back(&mut first, 3).await;
+    confirm(&mut first, number).await;
+    assert_eq!(first.reset_code().await, None, "finished");
+    first.finish();
+    broker.stream().await.subscribe_ready().await;
+    soon(consumer.flush_acks()).await.expect("nothing is lost");
+}
+
+// The client gives this back, and says before that it counts among those handed over.
+async fn given_back<C: Connection>(stream: &mut Stream<C>, position: u64) {
+    let mut said = (0, 0);
+    loop {
+        match stream.any_command().await {
+            Command::Credit(credit) => said = (credit.handed_over, credit.handed_over_max),
+            Command::GiveBack(given) => {
+                let positions = given.positions.expect("some");
+                assert_eq!(
+                    (&*positions.first, &*positions.more),
+                    (&[position][..], &[0][..])
+                );
+                // They are numbered like their positions here.
+                assert_eq!(said.0, position);
+                assert!(said.1 >= position + 8, "{said:?}");
+                return;
+            }
+            _ => {}
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]
