@@ -384,6 +384,31 @@ async fn a_broker_hears_at_once_of_another_address_of_this_machine() {
 }
 
 #[tokio::test]
+async fn who_gets_no_answer_goes_on_asking() {
+    let (dialed, _, endpoint) = dialing().await;
+    let attempt = soon(endpoint.accept()).await.unwrap();
+    let connected = soon(async { tokio::join!(attempt.accept().unwrap(), dialed) }).await;
+    let (broker, client) = (connected.0.unwrap(), connected.1.unwrap().unwrap());
+    let (mut send, _receive) = soon(client.open()).await.unwrap();
+    soon(send.send(&mut VecDeque::from([Bytes::from_static(b"x")])))
+        .await
+        .unwrap();
+    soon(broker.accept_bi()).await.unwrap();
+    // The broker is at another port from now on, where the client does not look for it.
+    let elsewhere = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    endpoint.rebind(elsewhere).unwrap();
+    soon(send.send(&mut VecDeque::from([Bytes::from_static(b"y")])))
+        .await
+        .unwrap();
+    // That, and at least three probes, long before the next ping would be due by itself.
+    let asked = client.traffic().asked;
+    while client.traffic().asked < asked + 4 {
+        assert!(client.end().is_none());
+        soon(tokio::time::sleep(Duration::from_millis(1))).await;
+    }
+}
+
+#[tokio::test]
 async fn a_refused_attempt_is_known_as_one() {
     let (dialed, _, endpoint) = dialing().await;
     soon(endpoint.accept()).await.unwrap().refuse();

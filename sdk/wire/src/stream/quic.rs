@@ -188,7 +188,8 @@ impl<K: Kept> Connection for QuicConnection<K> {
         let stats = self.quinn().stats();
         let sent = stats.frame_tx;
         Traffic {
-            asked: answered_frames(&sent) + sent.ping,
+            // A probe for a lost answer is one of these two: the second where both ends know of it.
+            asked: answered_frames(&sent) + sent.ping + sent.immediate_ack,
             heard: stats.udp_rx.datagrams,
         }
     }
