@@ -170,20 +170,26 @@ async fn receive_all(
             return received.map(|_| true);
         }
     };
-    let interrupted = received?;
     let unconfirmed = match flushed {
-        Ok(Ok(())) => return Ok(interrupted),
+        Ok(Ok(())) => return received,
         Ok(Err(error)) => anyhow::Error::new(error),
         // Without a limit of the user's it is a failure like others.
         Err(over) if limit.get().is_none() => anyhow::Error::msg(over.to_string()),
         Err(over) => over.into(),
     };
-    if interrupted {
-        // That it was not done goes first, and is no wonder then.
-        output::note(&format!("warning: {unconfirmed:#}; {COME_AGAIN}"));
-        return Ok(true);
+    end_unconfirmed(received, unconfirmed)
+}
+
+// How it ends that the last acks are not confirmed. By what it was ended before goes first, and the other is only said then.
+fn end_unconfirmed(
+    received: anyhow::Result<bool>,
+    unconfirmed: anyhow::Error,
+) -> anyhow::Result<bool> {
+    if let Ok(false) = received {
+        return Err(unconfirmed.context(COME_AGAIN));
     }
-    Err(unconfirmed.context(COME_AGAIN))
+    output::note(&format!("warning: {unconfirmed:#}; {COME_AGAIN}"));
+    received
 }
 
 // Waits until the acks are durable. What was too late, or went down with a connection before, is only said: these events come again,
@@ -421,5 +427,18 @@ mod tests {
         let asked = |count| (options(count).events_max, options(count).credit_events);
         assert_eq!((asked(Some(1)), asked(Some(60_000))), ((1, 0), (60_000, 0)));
         assert_eq!(asked(None), (0, 0), "any number");
+    }
+
+    #[test]
+    fn what_ended_it_is_told_before_acks_that_are_not_confirmed() {
+        let end = |received| {
+            let end = end_unconfirmed(received, anyhow::Error::msg(UNCONFIRMED));
+            end.map_err(|error| format!("{error:#}"))
+        };
+        let both = format!("{COME_AGAIN}: {UNCONFIRMED}");
+        assert_eq!(end(Ok(false)), Err(both));
+        assert_eq!(end(Ok(true)), Ok(true));
+        let over = anyhow::Error::msg("no event came within 2s");
+        assert_eq!(end(Err(over)), Err("no event came within 2s".to_owned()));
     }
 }
