@@ -32,9 +32,9 @@ use crate::telemetry::conditions::{Condition, Conditions};
 use crate::telemetry::error_line::with_causes;
 
 /// How often generations are looked at while there are any.
-const RECLAIM_EVERY: Duration = Duration::from_millis(500);
+pub(super) const RECLAIM_EVERY: Duration = Duration::from_millis(500);
 /// At most this often a checkpoint is made only to let acked events of the newest generations go.
-const RELEASE_EVERY: Duration = Duration::from_secs(5);
+pub(super) const RELEASE_EVERY: Duration = Duration::from_secs(5);
 /// How long a failed checkpoint waits before the next try, at first and at most. One that does not fit may fit once consumers have
 /// drained something, and takes what the disk has left until it fails again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -172,7 +172,7 @@ impl Checkpointer {
             reclaim::delete_unneeded(&mut parts.checkpoints, &parts.registry, &parts.log);
         let is_long_ago = self.since_last_checkpoint() > RELEASE_EVERY;
         if is_long_ago && (state_only || self.fills_the_disk_in_vain()) {
-            self.parts.due.notify_one();
+            self.ask();
         }
         let unreadable = self.parts.reader.unreadable();
         self.unreadable.update(&self.parts.conditions, &unreadable);
@@ -188,6 +188,14 @@ impl Checkpointer {
     fn fills_the_disk_in_vain(&self) -> bool {
         let is_full = self.parts.conditions.reason(&Condition::DiskFull).is_some();
         is_full && self.retry.is_none() && self.releasable_before(CommitNumber(u64::MAX)).is_some()
+    }
+
+    // Asks itself for a checkpoint. While a failed one waits that would change nothing, but for turns without a pause between them
+    // until it is tried again.
+    fn ask(&self) {
+        if self.retry.is_none() {
+            self.parts.due.notify_one();
+        }
     }
 
     // Whoever asks while a failed checkpoint waits gets the one that is tried again.
@@ -228,7 +236,7 @@ impl Checkpointer {
         );
         self.parts.conditions.raise(Condition::JournalFileLost, why);
         if !self.misses_file || self.since_last_checkpoint() > RELEASE_EVERY {
-            self.parts.due.notify_one();
+            self.ask();
         }
         self.misses_file = true;
     }
