@@ -42,8 +42,9 @@ pub enum OpenError {
     /// The system does not let a database or a file be read. That is no damage: what was not read may be sound.
     #[error(
         "cannot read {}; this is a failure of the system and not damage to data, so nothing was given up: start again \
-         once it is over",
-        path.display()
+         once it is over{}",
+        path.display(),
+        if_never_over("read")
     )]
     Read {
         /// Its file or folder.
@@ -55,8 +56,9 @@ pub enum OpenError {
     /// The operating system reports a failure. That is no damage: what was not read may be sound.
     #[error(
         "cannot {doing} {}; this is a failure of the system and not damage to data, so nothing was given up: start again \
-         once it is over",
-        path.display()
+         once it is over{}",
+        path.display(),
+        if_never_over(doing)
     )]
     Io {
         /// What was attempted.
@@ -326,6 +328,17 @@ pub enum CheckpointFailure {
     /// The manifest could not be replaced. It is written anew before anything else is done.
     #[error("the manifest could not be replaced")]
     Manifest(#[source] io::Error),
+}
+
+// What helps where waiting does not. Of what is written nothing is there yet that somebody could save.
+fn if_never_over(doing: &str) -> &'static str {
+    match doing {
+        "read" => {
+            ". If the disk never reads it again, keep the file, put a copy of it in its place that has zeros where it cannot be \
+             read, and start again: \"What the disk never reads again\" in the book's page on disks says how"
+        }
+        _ => "",
+    }
 }
 
 impl OpenError {
