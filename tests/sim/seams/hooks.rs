@@ -24,8 +24,8 @@ pub struct StrandId(pub u64);
 
 /// Where a strand may be suspended.
 pub enum Point<'a> {
-    /// Before a lock that may be free: now and then others come first.
-    Lock,
+    /// Before a lock that may be free, where it is taken: now and then others come first.
+    Lock(&'static Location<'static>),
     /// At a lock that somebody has, until it is free.
     Taken {
         /// Who wants it.

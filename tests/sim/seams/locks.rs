@@ -44,7 +44,7 @@ fn take<G>(attempt: impl Fn() -> Option<G>, of_std: impl FnOnce() -> G) -> G {
     let Some(conductor) = conductor() else {
         return of_std();
     };
-    conductor.pause(Point::Lock);
+    conductor.pause(Point::Lock(at));
     loop {
         if let Some(guard) = attempt() {
             return guard;

@@ -4,6 +4,7 @@
 //!
 //! Each group of promises has a file, which sees the entries one after the other and says which of them breaks what.
 
+mod disks;
 mod ends;
 mod events;
 mod facts;
@@ -52,7 +53,7 @@ impl fmt::Display for Violation {
 }
 
 /// All promises that are checked.
-pub const PROMISES: [&Promise; 18] = [
+pub const PROMISES: [&Promise; 21] = [
     &fates::ANSWERED,
     &fates::ANSWERED_AT_INTERVALS,
     &fates::LOST_AT_INTERVALS,
@@ -70,6 +71,9 @@ pub const PROMISES: [&Promise; 18] = [
     &order::IN_ORDER,
     &starts::NOTHING_LOST,
     &starts::CHANGES_NOTHING,
+    &disks::FULL,
+    &disks::HAS_A_CAUSE,
+    &disks::IS_OVER,
     &ends::NO_PANIC,
 ];
 
@@ -77,13 +81,14 @@ pub const PROMISES: [&Promise; 18] = [
 #[must_use]
 pub fn check(history: &[Entry]) -> Vec<Violation> {
     let mut facts = Facts::default();
-    let mut groups: [Box<dyn Group>; 7] = [
+    let mut groups: [Box<dyn Group>; 8] = [
         Box::<requests::Requests>::default(),
         Box::<fates::Ledger>::default(),
         Box::<numbers::Numbers>::default(),
         Box::<events::Contents>::default(),
         Box::<order::Order>::default(),
         Box::<starts::Starts>::default(),
+        Box::<disks::Disks>::default(),
         Box::<ends::Ends>::default(),
     ];
     let mut found = Found::default();

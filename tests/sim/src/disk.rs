@@ -73,16 +73,70 @@ impl SimDisk {
         self.platter().operations
     }
 
-    /// Lets operations fail.
-    pub fn inject(&self, fault: Fault) {
-        self.platter().faults.push(fault);
+    /// Lets operations fail. The answer is what [`lift`](Self::lift) ends it by.
+    pub fn inject(&self, fault: Fault) -> u64 {
+        self.platter().inject(fault)
     }
 
-    /// Ends all faults, and slowness.
+    /// Ends a fault.
+    pub fn lift(&self, fault: u64) {
+        self.platter().faults.remove(&fault);
+    }
+
+    /// Ends all faults, slowness and want of room.
     pub fn heal(&self) {
+        self.move_back();
+        self.leave_all_room();
         let mut platter = self.platter();
         platter.faults.clear();
         platter.slow = 1;
+        platter.sync_max = Duration::ZERO;
+    }
+
+    /// Others take all the room but this.
+    pub fn leave_room(&self, bytes: u64) {
+        let mut platter = self.platter();
+        platter.room = platter.used() + bytes;
+    }
+
+    /// Nobody else takes room.
+    pub fn leave_all_room(&self) {
+        self.platter().leave_all_room();
+    }
+
+    /// Lets syncs take up to this.
+    pub fn slow_syncs(&self, up_to: Duration) {
+        self.platter().sync_max = up_to;
+    }
+
+    /// Gives a folder another name, with all that is in it. Whether it was there.
+    pub fn move_away(&self, folder: &Path) -> bool {
+        let mut aside = folder.as_os_str().to_owned();
+        aside.push(".moved");
+        let is_moved = self.move_folder(folder, Path::new(&aside));
+        if is_moved {
+            self.platter().moved.push((folder.to_owned(), aside.into()));
+        }
+        is_moved
+    }
+
+    /// Gives all folders that were [moved away](Self::move_away) their names again.
+    pub fn move_back(&self) {
+        let moved = std::mem::take(&mut self.platter().moved);
+        for (folder, aside) in moved.iter().rev() {
+            self.move_folder(aside, folder);
+        }
+    }
+
+    /// Files that have sectors that cannot be read.
+    pub fn unreadable(&self) -> Vec<PathBuf> {
+        self.platter().unreadable()
+    }
+
+    /// Copies each file that has sectors that cannot be read, with zeros in their place, and puts the copy in its place, as somebody does
+    /// who cannot wait for them. Which files those are.
+    pub fn rescue(&self) -> Vec<PathBuf> {
+        self.platter().rescue()
     }
 
     /// Lets operations take so many times as long.

@@ -137,9 +137,19 @@ kinds! {
     Panicked "panicked" { strand: Text, said: Text }
     /// Long after the end of what it belonged to, something still waits.
     Left "left" { strand: Text, waits: Text }
+    /// The run was ended: something in it never rests.
+    NeverRests "never-rests" { why: Text }
 
     /// Something is wrong, by plan, until then.
     Troubled "troubled" { what: Text, until_ms: u64 }
+    /// The broker says that something is wrong with it, of which nobody knew.
+    IsWrong "is-wrong" { condition: Text, why: Text }
+    /// It says so no more.
+    IsOver "is-over" { condition: Text }
+    /// There are sectors of these files that the disk will never read.
+    Torn "torn" { files: Text }
+    /// These files were copied, with zeros where they cannot be read.
+    Rescued "rescued" { files: Text }
     /// All faults are over, and nobody publishes any more: what is there will be consumed.
     Drains "drains" {}
     /// A subscription holds nothing any more.

@@ -1,12 +1,13 @@
 //! Runs by hand: of one seed or many, or of a plan in a file, and what they did.
 
 use std::process::ExitCode;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tidegate_sim::history;
+use tidegate_sim::long_run;
 use tidegate_sim::plan::Plan;
 use tidegate_sim::scheduler::Options;
-use tidegate_sim::shrink::shrink;
-use tidegate_sim::stage::{Report, examine};
+use tidegate_sim::stage::{examine, smallest};
 
 /// Runs that making a plan smaller may take.
 const TRIES_MAX: usize = 300;
@@ -16,6 +17,7 @@ Plays plans on a simulated broker, and says which promise breaks.
 
   --seed N          the plan of this seed
   --seeds N..M      those of these, one after the other
+  --minutes N       seeds from a new one on, or from that of --seed, until the time is over, and what they came to
   --plan FILE       the plan in a file, as --show-plan prints it
   --show-plan       prints the plan, and plays nothing
   --trace           prints all that happened
@@ -27,6 +29,7 @@ Plays plans on a simulated broker, and says which promise breaks.
 struct Asked {
     seeds: std::ops::Range<u64>,
     plan: Option<Plan>,
+    minutes: u64,
     shows_plan: bool,
     traces: bool,
     steps: bool,
@@ -58,6 +61,7 @@ fn asked(mut args: impl Iterator<Item = String>) -> Result<Asked, String> {
                 let (first, end) = both.ok_or(format!("{range} is not like 0..1000"))?;
                 asked.seeds = number(first)?..number(end)?;
             }
+            "--minutes" => asked.minutes = number(&value()?)?,
             "--plan" => {
                 let file = value()?;
                 let json = std::fs::read_to_string(&file);
@@ -72,7 +76,7 @@ fn asked(mut args: impl Iterator<Item = String>) -> Result<Asked, String> {
             _ => return Err(format!("{arg} is nothing that is known here")),
         }
     }
-    match asked.plan.is_none() && asked.seeds.is_empty() {
+    match asked.plan.is_none() && asked.seeds.is_empty() && asked.minutes == 0 {
         true => Err("which plan?".to_owned()),
         false => Ok(asked),
     }
@@ -82,7 +86,24 @@ fn number(word: &str) -> Result<u64, String> {
     word.parse().map_err(|_| format!("{word} is no seed"))
 }
 
+// Seeds for so long, and what they came to.
+fn play_long(asked: &Asked) -> ExitCode {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let new = now.map_or(0, |since| since.as_secs()) * 1_000;
+    let first = asked.seeds.clone().next().unwrap_or(new);
+    let time = Duration::from_secs(asked.minutes * 60);
+    let totals = long_run::play(first, time, |failed| eprintln!("{failed}\n"));
+    println!("from seed {first}: {totals}");
+    match totals.failed.is_empty() {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    }
+}
+
 fn play(asked: &Asked) -> ExitCode {
+    if asked.minutes > 0 {
+        return play_long(asked);
+    }
     let seeds = asked.seeds.clone().map(Plan::of);
     let (mut played, mut failed) = (0u64, 0u64);
     for plan in asked.plan.clone().into_iter().chain(seeds) {
@@ -104,10 +125,11 @@ fn play(asked: &Asked) -> ExitCode {
         }
         if let Some(breaks) = report.failed(&plan) {
             failed += 1;
+            let breaks = match asked.shrinks {
+                true => breaks.with(smallest(&plan, &report, TRIES_MAX)),
+                false => breaks,
+            };
             eprintln!("{breaks}\n");
-            if asked.shrinks {
-                println!("{}", smallest(&plan, &report).to_json());
-            }
         }
     }
     eprintln!("{played} played, {failed} of them break a promise");
@@ -115,13 +137,4 @@ fn play(asked: &Asked) -> ExitCode {
         0 => ExitCode::SUCCESS,
         _ => ExitCode::FAILURE,
     }
-}
-
-// The smallest plan found that breaks the promise that broke first.
-fn smallest(plan: &Plan, report: &Report) -> Plan {
-    let broken = |report: &Report| report.violations.first().map(|first| first.promise.id);
-    let id = broken(report);
-    shrink(plan, TRIES_MAX, |smaller| {
-        broken(&examine(smaller, Options::of(smaller.seed))) == id
-    })
 }

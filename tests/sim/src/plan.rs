@@ -2,6 +2,7 @@
 //! what goes wrong when. A plan is data. It is drawn from a seed, written as JSON and read again, and can be made smaller: whatever is taken
 //! out of it leaves the rest as it is.
 
+pub mod disk;
 mod draw;
 pub mod payload;
 
@@ -11,6 +12,7 @@ mod tests;
 use serde::{Deserialize, Serialize};
 
 use crate::network::LinkShape;
+use disk::{DiskFault, DiskShape};
 use draw::Draw;
 
 pub use draw::Weights;
@@ -23,6 +25,9 @@ pub struct Plan {
     pub seed: u64,
     /// When everybody stops and what is there is consumed.
     pub lasts_ms: u64,
+    /// What the disk is like.
+    #[serde(default)]
+    pub disk: DiskShape,
     /// All topics, created at first.
     pub topics: Vec<Topic>,
     /// All subscriptions, created at first.
@@ -207,6 +212,8 @@ pub enum Fault {
         /// How many times as long.
         factor: u32,
     },
+    /// The disk fails.
+    Disk(DiskFault),
 }
 
 /// The end of a life of the broker.
@@ -324,7 +331,7 @@ impl Fault {
             | Self::Slow { actor, .. }
             | Self::Refuse { actor, .. }
             | Self::Close { actor } => Some(actor),
-            Self::SlowDisk { .. } => None,
+            Self::SlowDisk { .. } | Self::Disk(_) => None,
         }
     }
 }

@@ -13,7 +13,7 @@ mod trace;
 #[cfg(test)]
 mod tests;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{self, AssertUnwindSafe};
 use std::rc::Rc;
@@ -50,6 +50,8 @@ pub struct Options {
     pub keeps_trace: bool,
     /// Steps before a run counts as one that never ends.
     pub steps_max: u64,
+    /// Locks that a strand takes in one step before it counts as one that never rests.
+    pub locks_in_step_max: u64,
     /// Whoever waits for a lock so long of virtual time never gets it.
     pub blocked_max: Duration,
     /// How much virtual time may pass after a step before another has to follow.
@@ -65,7 +67,8 @@ impl Options {
             seed,
             manner: Manner::of(seed),
             keeps_trace: false,
-            steps_max: 5_000_000,
+            steps_max: 2_000_000,
+            locks_in_step_max: 1_000_000,
             blocked_max: Duration::from_secs(600),
             still_max: Duration::from_secs(3600),
             grace: Duration::from_secs(60),
@@ -117,6 +120,8 @@ struct Scheduler {
     ready: Arc<Ready>,
     progress: Arc<Progress>,
     inner: RefCell<Inner>,
+    /// Since the step that is made began.
+    locks_in_step: Cell<u64>,
 }
 
 struct Inner {
@@ -190,6 +195,7 @@ impl Scheduler {
             ready: Arc::new(ready),
             progress,
             inner: RefCell::new(inner),
+            locks_in_step: Cell::new(0),
         })
     }
 
@@ -282,6 +288,7 @@ impl Scheduler {
     }
 
     fn step(&self, id: StrandId) {
+        self.locks_in_step.set(0);
         let why = {
             let mut inner = self.inner.borrow_mut();
             inner.steps += 1;
@@ -408,7 +415,7 @@ impl Inner {
             // Woken while it was polled.
             Stop::Pending => strand.is_woken || strand.is_abandoned,
             Stop::Woken(_) => strand.is_woken,
-            Stop::Rest(..) | Stop::Taken(_) | Stop::Stuck(_) => false,
+            Stop::Rest(..) | Stop::Taken(_) | Stop::Stuck(_) | Stop::Spins(_) => false,
         };
         match stop {
             Stop::Woken(Some(at)) if !goes_on => drop(self.resting.insert((at, id))),
@@ -428,6 +435,7 @@ impl Inner {
             Stop::Woken(_) => "waits".to_owned(),
             Stop::Rest(time, _) => format!("rests {time:?}"),
             Stop::Taken(at) | Stop::Stuck(at) => format!("finds a lock taken at {at}"),
+            Stop::Spins(at) => format!("never rests, at the lock at {at}"),
         }
     }
 
@@ -444,6 +452,7 @@ impl Inner {
             Some(Stop::Woken(_)) => "for a signal".to_owned(),
             Some(Stop::Rest(time, _)) => format!("rests {time:?}"),
             Some(Stop::Taken(at) | Stop::Stuck(at)) => format!("for the lock at {at}"),
+            Some(Stop::Spins(at)) => format!("never rests, at the lock at {at}"),
         };
         self.waiting(id, at)
     }

@@ -1,6 +1,7 @@
 //! A smaller plan that still shows what is wrong: whatever can be taken out of it without that going away is taken out, large parts first,
 //! and numbers are made small. What counts as showing it is the caller's business, and so is how often it may be tried.
 
+use crate::plan::disk::DiskShape;
 use crate::plan::{Actor, Link, Plan, Publishing, Role, Timed};
 
 /// The link of a client on the same machine.
@@ -47,7 +48,9 @@ impl<F: FnMut(&Plan) -> bool> Shrinking<F> {
     /// Takes a smaller plan if it shows the same. Whether it did.
     fn offer(&mut self, smaller: Plan) -> bool {
         let smaller = pruned(smaller);
-        if smaller == self.plan || self.left == 0 {
+        // What nobody consumes has not drained, whatever the broker does.
+        let is_a_story = without_consumer(&smaller) <= without_consumer(&self.plan);
+        if smaller == self.plan || !is_a_story || self.left == 0 {
             return false;
         }
         self.left -= 1;
@@ -79,6 +82,7 @@ impl<F: FnMut(&Plan) -> bool> Shrinking<F> {
 
     fn numbers(&mut self) {
         while self.change(|plan| plan.lasts_ms /= 2) {}
+        self.change(|plan| plan.disk = DiskShape::default());
         for crash in 0..self.plan.crashes.len() {
             self.change(|plan| plan.crashes[crash].back_after_ms = 0);
         }
@@ -111,6 +115,19 @@ impl<F: FnMut(&Plan) -> bool> Shrinking<F> {
         change(&mut smaller);
         self.offer(smaller)
     }
+}
+
+// How many subscriptions nobody consumes from.
+fn without_consumer(plan: &Plan) -> usize {
+    let consumes = |name: &str| {
+        let mut actors = plan.actors.iter();
+        actors.any(|actor| match &actor.role {
+            Role::Consumer(consuming) => consuming.subscription == name,
+            Role::Publisher(_) => false,
+        })
+    };
+    let subscriptions = plan.subscriptions.iter();
+    subscriptions.filter(|of| !consumes(&of.name)).count()
 }
 
 // The actors that publish.
@@ -228,6 +245,17 @@ mod tests {
         let smaller = shrink(&plan.unwrap(), 10_000, shows);
         assert_eq!((smaller.faults.len(), smaller.actors.len()), (1, 1));
         assert_eq!(Plan::from_json(&smaller.to_json()), Ok(smaller));
+    }
+
+    #[test]
+    fn whoever_has_a_subscription_keeps_a_consumer_of_it() {
+        for seed in 0..40 {
+            let shows = |plan: &Plan| !plan.subscriptions.is_empty();
+            let smaller = shrink(&Plan::of(seed), 10_000, shows);
+            let left = (smaller.subscriptions.len(), smaller.actors.len());
+            assert_eq!(left, (1, 1), "{}", smaller.to_json());
+            assert_eq!(without_consumer(&smaller), 0);
+        }
     }
 
     #[test]

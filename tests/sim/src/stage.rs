@@ -3,6 +3,8 @@
 //! the broker stops and starts once more.
 
 mod broker;
+mod conditions;
+mod disk_faults;
 mod report;
 
 #[cfg(test)]
@@ -15,7 +17,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::actors::{self, Phase, Scene};
-use crate::disk::{End, Shape, SimDisk};
+use crate::disk::{End, SimDisk};
 use crate::history::{Cause, Kept, What};
 use crate::life::{Machine, Sizes};
 use crate::plan::{Crash, Fault, How, Moment, Plan};
@@ -23,10 +25,20 @@ use crate::scheduler::{Options, Outcome, run};
 use crate::simulation::{self, Handed};
 use broker::Serving;
 
-pub use report::{Failed, Report, examine};
+pub use report::{Failed, Report, examine, smallest};
 
+/// What fits on the disk.
+const ROOM_BYTES: u64 = 64 << 20;
+/// How long a broker that writes nothing any more is left so before somebody restarts it, and one that does not start.
+const RESTARTS_AFTER: Duration = Duration::from_secs(1);
+/// How long what was wrong may be told after it.
+const CLEARS_MAX: Duration = Duration::from_secs(120);
+/// Starts that are tried when all is well again. What the power left unreadable is found by the first.
+const LAST_STARTS_MAX: usize = 3;
 /// How often it is looked whether the disk has ended a life.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// How often it is looked whether a life needs a restart.
+const FAILS_EVERY: Duration = Duration::from_millis(200);
 /// How often it is looked whether everything was consumed, and how long that may take.
 const DRAINS_EVERY: Duration = Duration::from_millis(50);
 const DRAINS_MAX: Duration = Duration::from_secs(600);
@@ -43,6 +55,16 @@ pub fn play(plan: &Plan, options: Options, kept: &Kept) -> Outcome<()> {
     })
 }
 
+/// Why a life is to end.
+enum Ended {
+    /// By plan.
+    Due,
+    /// The plan ends before.
+    Over,
+    /// It writes nothing any more, and a restart is what helps.
+    Failed,
+}
+
 struct Stage {
     scene: Scene,
     machine: Machine,
@@ -57,10 +79,7 @@ struct Stage {
 impl Stage {
     fn new(scene: Scene, phase: watch::Sender<Phase>) -> Self {
         let seed = scene.plan.seed;
-        let disk = SimDisk::new(Shape {
-            room: 64 << 20,
-            ..Shape::of(seed)
-        });
+        let disk = SimDisk::new(scene.plan.disk.shape(seed, ROOM_BYTES));
         let ends_at = Instant::now() + Duration::from_millis(scene.plan.lasts_ms);
         let sizes = Sizes::of(seed);
         Self {
@@ -91,11 +110,7 @@ impl Stage {
         drop(faults);
         self.scene.network.heal();
         self.machine.disk.heal();
-        let serving = match serving {
-            Some(serving) => Some(serving),
-            None => self.begin().await,
-        };
-        let Some(serving) = serving else {
+        let Some(serving) = self.mended(serving).await else {
             return self.scene.history.note("stage", What::Over {});
         };
         self.scene.history.note("stage", What::Drains {});
@@ -118,19 +133,57 @@ impl Stage {
             }
             self.arm(crash);
             if let Some(serving) = self.begin().await {
-                let is_over = self.until(crash).await;
-                if is_over && !self.machine.disk.is_off() {
-                    self.disarm();
-                    return Some(serving);
+                let ended = self.until(crash, &serving).await;
+                match ended {
+                    Ended::Over if !self.machine.disk.is_off() => {
+                        self.disarm();
+                        return Some(serving);
+                    }
+                    Ended::Failed if !self.machine.disk.is_off() => {
+                        self.disarm();
+                        self.stop(serving).await;
+                    }
+                    _ => self.end(serving, crash).await,
                 }
-                self.end(serving, crash).await;
             }
             sleep(Duration::from_millis(crash.back_after_ms)).await;
         }
         self.disarm();
-        let serving = self.begin().await;
-        sleep_until(self.ends_at).await;
-        serving
+        self.last_lives().await
+    }
+
+    // Without an end by plan; an operator restarts who does not serve.
+    async fn last_lives(&mut self) -> Option<Serving> {
+        loop {
+            let serving = self.begin().await;
+            let has_failed = || serving.as_ref().is_none_or(Serving::needs_restart);
+            while Instant::now() < self.ends_at && !has_failed() {
+                sleep_until(self.ends_at.min(Instant::now() + FAILS_EVERY)).await;
+            }
+            if Instant::now() >= self.ends_at {
+                return serving;
+            }
+            sleep(RESTARTS_AFTER).await;
+            if let Some(serving) = serving {
+                self.stop(serving).await;
+            }
+        }
+    }
+
+    // All faults are over: whoever serves goes on, unless it was lost to one of them.
+    async fn mended(&mut self, serving: Option<Serving>) -> Option<Serving> {
+        if let Some(serving) = serving {
+            if !serving.needs_restart() {
+                return Some(serving);
+            }
+            self.stop(serving).await;
+        }
+        for _ in 0..LAST_STARTS_MAX {
+            if let Some(serving) = self.begin().await {
+                return Some(serving);
+            }
+        }
+        None
     }
 
     fn arm(&mut self, crash: Crash) {
@@ -147,27 +200,33 @@ impl Stage {
         self.machine.disk.end_at(u64::MAX, End::Killed);
     }
 
-    // Waits until a life is to end. Whether the plan ends before.
-    async fn until(&self, crash: Crash) -> bool {
-        match crash.at {
-            Moment::Time(ms) => {
-                let at = Instant::now() + Duration::from_millis(ms);
-                sleep_until(at.min(self.ends_at)).await;
-                at > self.ends_at
-            }
-            Moment::Operation(operation) => {
-                let from = self.machine.disk.operations();
-                loop {
-                    let disk = &self.machine.disk;
-                    if disk.is_off() || disk.operations() >= from + operation {
-                        return false;
-                    }
-                    if Instant::now() >= self.ends_at {
-                        return true;
-                    }
-                    sleep(LOOK_EVERY).await;
+    // Waits until a life is to end.
+    async fn until(&self, crash: Crash, serving: &Serving) -> Ended {
+        let (begun, from) = (Instant::now(), self.machine.disk.operations());
+        loop {
+            let now = Instant::now();
+            let (is_due, next) = match crash.at {
+                Moment::Time(ms) => {
+                    let at = begun + Duration::from_millis(ms);
+                    (now >= at, at.min(now + FAILS_EVERY))
                 }
+                Moment::Operation(operation) => {
+                    let disk = &self.machine.disk;
+                    let is_due = disk.is_off() || disk.operations() >= from + operation;
+                    (is_due, now + LOOK_EVERY)
+                }
+            };
+            if is_due {
+                return Ended::Due;
             }
+            if now >= self.ends_at {
+                return Ended::Over;
+            }
+            if serving.needs_restart() {
+                sleep(RESTARTS_AFTER).await;
+                return Ended::Failed;
+            }
+            sleep_until(next.min(self.ends_at)).await;
         }
     }
 
@@ -207,6 +266,10 @@ impl Stage {
                 let subscription = subscription.name.as_str().into();
                 history.note("stage", What::Drained { subscription });
             }
+        }
+        let until = Instant::now() + CLEARS_MAX;
+        while serving.is_unwell() && Instant::now() < until {
+            sleep(DRAINS_EVERY).await;
         }
         self.phase.send_replace(Phase::Ends);
         for consumer in consumers {
@@ -266,6 +329,7 @@ fn inject(scene: &Scene, disk: &SimDisk, fault: &Fault) -> u64 {
             disk.slow(*factor);
             return u64::MAX / 2;
         }
+        Fault::Disk(fault) => return disk_faults::inject(disk, fault),
     }
     0
 }

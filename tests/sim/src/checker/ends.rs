@@ -1,6 +1,7 @@
-//! Nothing panics, and nothing is left when what it belonged to has ended.
+//! Nothing panics, nothing is left when what it belonged to has ended, and nothing is at work for ever.
 
 use super::facts::Facts;
+use super::requests::ANSWERED_AT_ALL;
 use super::{Found, Group, Promise};
 use crate::history::{Entry, What};
 
@@ -25,6 +26,7 @@ impl Group for Ends {
                     format!("{} never ended: {}", &**strand, &**waits),
                 );
             }
+            What::NeverRests { why } => found.breaks(&ANSWERED_AT_ALL, (**why).to_owned()),
             _ => {}
         }
     }

@@ -4,9 +4,12 @@
 use std::collections::BTreeMap;
 
 use crate::history::{Cause, Durability, Entry, Text, What};
+use crate::plan::Fault;
 
 /// How long a sync may take beside the interval in which it comes. A slow disk is in the plan, and then nothing is held against the broker.
 const SYNC_MS: u64 = 1_000;
+/// How late something may be on a link that is slow.
+const SLOW_LINK_MS: u64 = 10_000;
 
 #[derive(Default)]
 pub(super) struct Facts {
@@ -17,11 +20,13 @@ pub(super) struct Facts {
     /// The life of the broker that serves, if one does.
     pub(super) serves: Option<u64>,
     /// Since when it does.
-    serves_since: u64,
+    pub(super) serves_since: u64,
     interval_ms: u64,
     /// Until when something is wrong by plan.
-    troubled_until: u64,
+    pub(super) troubled_until: u64,
     pub(super) is_draining: bool,
+    /// Links on which something arrives late: whose, how late at most, and until when.
+    lags: Vec<(Text, u64, u64)>,
     /// The event of each number.
     pub(super) events: BTreeMap<u64, Event>,
 }
@@ -73,8 +78,9 @@ impl Facts {
                 self.interval_ms = *interval_ms;
             }
             What::Stops { .. } | What::Stopped { .. } | What::Crashed { .. } => self.serves = None,
-            What::Troubled { until_ms, .. } => {
+            What::Troubled { what, until_ms } => {
                 self.troubled_until = self.troubled_until.max(*until_ms);
+                self.lags.extend(lag(what, *until_ms));
             }
             // Whatever was wrong is over then.
             What::Drains {} => {
@@ -157,6 +163,14 @@ impl Facts {
         (self.serves.is_some() && since <= now_ms).then_some(since)
     }
 
+    /// Whether what somebody got then may have been on its way for longer than its deadline: then several hand-outs of one event may
+    /// have been, and an answer to one of them is not always told to be late.
+    pub(super) fn may_come_late(&self, who: &Text, got_ms: u64, deadline_ms: u64) -> bool {
+        self.lags.iter().any(|(of, late_ms, until_ms)| {
+            of == who && *late_ms >= deadline_ms && until_ms.saturating_add(deadline_ms) >= got_ms
+        })
+    }
+
     /// Whether the power may have taken an event that was answered or seen then.
     pub(super) fn may_be_lost(
         &self,
@@ -171,6 +185,17 @@ impl Facts {
         at_interval
             && crash == Cause::Power
             && (synced_by >= now_ms || self.troubled_until > seen_ms)
+    }
+}
+
+// What a fault does to a link, of those that do not end the connection.
+fn lag(written: &Text, until_ms: u64) -> Option<(Text, u64, u64)> {
+    match serde_json::from_str(written).ok()? {
+        Fault::Outage {
+            actor, lasts_ms, ..
+        } => Some((actor.into(), lasts_ms, until_ms)),
+        Fault::Slow { actor, .. } => Some((actor.into(), SLOW_LINK_MS, until_ms)),
+        _ => None,
     }
 }
 

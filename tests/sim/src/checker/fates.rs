@@ -87,7 +87,8 @@ struct Holding {
 #[derive(Clone, Copy)]
 struct Said {
     settles: bool,
-    /// How long its giver had had the event, and how often it had been handed out until then.
+    /// When its giver got the event, for how long it had had it, and how often it had been handed out until then.
+    got_ms: u64,
     after_ms: u64,
     handed: u64,
 }
@@ -241,6 +242,7 @@ impl Ledger {
         };
         let said = Said {
             settles,
+            got_ms: *since,
             after_ms: entry.ms - since,
             handed: *handed,
         };
@@ -263,7 +265,10 @@ impl Ledger {
             // If it was handed out again since, or may have been, it is not known which of them was answered.
             let deadline_ms = facts.subscriptions.get(&subscription);
             let deadline_ms = deadline_ms.map_or(u64::MAX, |of| of.ack_deadline_ms);
-            let is_known = said.settles && said.handed == handed && said.after_ms < deadline_ms;
+            let is_known = said.settles
+                && said.handed == handed
+                && said.after_ms < deadline_ms
+                && !facts.may_come_late(who, said.got_ms, deadline_ms);
             if is_known
                 && let Some(n) = holding.positions.get(&position)
                 && let Some(fates) = holding.fates.get_mut(n)

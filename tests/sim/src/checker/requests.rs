@@ -69,7 +69,8 @@ impl Group for Requests {
             What::Stopped { life } => {
                 let began = self.stops.take().filter(|(of, _)| of == life);
                 let took = began.map_or(0, |(_, at)| entry.ms - at);
-                if took > STOPS_MS {
+                let is_quiet = began.is_some_and(|(_, at)| facts.troubled_until <= at);
+                if took > STOPS_MS && is_quiet {
                     found.breaks(&STOPS, format!("life {life} took {took} ms to stop"));
                 }
             }

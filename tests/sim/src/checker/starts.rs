@@ -3,6 +3,8 @@
 use super::facts::Facts;
 use super::{Found, Group, Promise};
 use crate::history::{Entry, What};
+use crate::plan::Fault;
+use crate::plan::disk::DiskFault;
 
 pub(super) const NOTHING_LOST: Promise = Promise {
     id: "I20",
@@ -19,17 +21,39 @@ pub(super) const CHANGES_NOTHING: Promise = Promise {
 pub(super) struct Starts {
     image: Option<u64>,
     was_refused: bool,
+    /// When the life that starts began to, and whether it still does.
+    began_ms: u64,
+    is_starting: bool,
+    /// Until when the disk fails in a way for which a start may be refused.
+    fails_until: u64,
+    /// The same of faults that strike what a start writes, once it has found nothing to refuse it for.
+    writes_fail_until: u64,
+    /// The power left something that cannot be read.
+    is_torn: bool,
 }
 
 impl Group for Starts {
     fn see(&mut self, entry: &Entry, _: &Facts, found: &mut Found) {
         match &entry.what {
+            What::Troubled { what, until_ms } => {
+                if let Ok(Fault::Disk(fault)) = serde_json::from_str(what) {
+                    self.troubled(&fault, entry.ms, *until_ms);
+                }
+            }
+            What::Torn { .. } => self.is_torn = true,
+            What::Rescued { .. } => self.is_torn = false,
+            What::Serves { .. } | What::Crashed { .. } => self.is_starting = false,
+            What::Refuses { .. } if self.is_torn || self.fails_until >= self.began_ms => {
+                self.was_refused = self.writes_fail_until < self.began_ms;
+            }
             What::Refuses { life, why } => {
                 self.was_refused = true;
                 let says = format!("life {life} refused to start: {}", &**why);
                 found.breaks(&NOTHING_LOST, says);
             }
-            What::Starts { .. } => self.was_refused = false,
+            What::Starts { .. } => {
+                (self.was_refused, self.began_ms, self.is_starting) = (false, entry.ms, true);
+            }
             What::Image { life, digest } => {
                 let before = self.image.replace(*digest);
                 if std::mem::take(&mut self.was_refused)
@@ -40,6 +64,21 @@ impl Group for Starts {
                 }
             }
             _ => {}
+        }
+    }
+}
+
+impl Starts {
+    fn troubled(&mut self, fault: &DiskFault, now_ms: u64, until_ms: u64) {
+        // On a full disk a start works. It begins by giving back the room that was kept for it, which others may take then.
+        let until_ms = match fault {
+            DiskFault::Full { .. } if self.is_starting => now_ms,
+            fault if fault.may_refuse_a_start() => until_ms,
+            _ => return,
+        };
+        self.fails_until = self.fails_until.max(until_ms);
+        if fault.strikes_writes() {
+            self.writes_fail_until = self.writes_fail_until.max(until_ms);
         }
     }
 }

@@ -1,6 +1,8 @@
 //! Each promise with histories that break it, and with others that only nearly do: a checker that finds nothing is worth as little as one
 //! that finds what is not there.
 
+mod disks;
+
 use std::fs;
 use std::path::Path;
 
@@ -428,6 +430,20 @@ fn a_start_loses_nothing_and_a_refused_one_changes_nothing() {
 }
 
 #[test]
+fn what_came_late_may_have_been_answered_late() {
+    let outage = |actor: &str, lasts_ms: u64| {
+        format!(
+            "9 stage troubled what={{\"outage\":{{\"actor\":\"{actor}\",\"is_up\":false,\"lasts_ms\":{lasts_ms}}}}} until_ms=12\n"
+        )
+    };
+    let came_again = |trouble: &str| broken(&[trouble, ONE, GOT, ACKED, CONFIRMED, AGAIN]);
+    assert_eq!(came_again(""), ["I5"]);
+    assert_eq!(came_again(&outage("c", 29_999)), ["I5"]);
+    assert_eq!(came_again(&outage("d", 30_000)), ["I5"]);
+    assert_eq!(came_again(&outage("c", 30_000)), Vec::<&str>::new());
+}
+
+#[test]
 fn panics_and_leftovers_are_told() {
     check_broken(&[
         (
@@ -439,6 +455,11 @@ fn panics_and_leftovers_are_told() {
             "a leftover",
             &["9 broker left strand=lane.7 waits=its%20task\n"],
             &["I24"],
+        ),
+        (
+            "a run without an end",
+            &["9 run never-rests why=lane.7\n"],
+            &["I17"],
         ),
     ]);
 }

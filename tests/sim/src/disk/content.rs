@@ -107,6 +107,23 @@ impl Content {
         self.unreadable.range(sectors).next().is_none()
     }
 
+    pub(super) fn has_unreadable(&self) -> bool {
+        !self.unreadable.is_empty()
+    }
+
+    /// What cannot be read is zeros from now on. Whether there was anything.
+    pub(super) fn rescue(&mut self, sector: usize) -> bool {
+        let unreadable = std::mem::take(&mut self.unreadable);
+        for at in &unreadable {
+            for content in [&mut self.now, &mut self.synced, &mut self.base] {
+                let from = (at * sector).min(content.len());
+                let to = (from + sector).min(content.len());
+                content[from..to].fill(0);
+            }
+        }
+        !unreadable.is_empty()
+    }
+
     /// Everything written is durable.
     pub(super) fn sync(&mut self, sector: usize) {
         if self.pending.is_empty() {
@@ -156,9 +173,9 @@ impl Content {
             End::Cruel => self.base.clone(),
             End::Mild => self.begun(draw),
             End::Usual | End::Ordered => {
-                let (found, touched) = self.mixed(sector, draw);
+                let (found, written) = self.mixed(sector, draw);
                 let torn = |at: &usize| tears && draw.among("torn", *at, 16) == 0;
-                unreadable.extend(touched.into_iter().filter(torn));
+                unreadable.extend(written.into_iter().filter(torn));
                 found
             }
         };
@@ -192,8 +209,9 @@ impl Content {
         found
     }
 
-    // Of each sector anything that it held since it was last durable, and any of the lengths.
-    fn mixed(&self, sector: usize, draw: &Draw) -> (Vec<u8>, Vec<usize>) {
+    // Of each sector anything that it held since it was last durable, and any of the lengths; and which sectors were written, for which a
+    // change of the length does not count.
+    fn mixed(&self, sector: usize, draw: &Draw) -> (Vec<u8>, BTreeSet<usize>) {
         let versions = self.versions(sector);
         let mut lengths = vec![self.base.len()];
         lengths.extend(&self.doubtful_lengths);
@@ -204,7 +222,7 @@ impl Content {
             sectors.entry(at).or_default().extend(held);
         }
         let mut found = self.base.clone();
-        let touched: Vec<usize> = sectors.keys().copied().collect();
+        let written = versions.written;
         for (at, held) in sectors {
             // The first is what is there for sure.
             if let Some(held) = draw
@@ -218,7 +236,7 @@ impl Content {
             }
         }
         found.resize(length, 0);
-        (found, touched)
+        (found, written)
     }
 
     // What sectors and the length were since the last sync, after each change that touched them.
@@ -228,6 +246,9 @@ impl Content {
         for change in &self.pending {
             let (sectors, before) = (change.sectors(content.len(), sector), content.len());
             change.apply(&mut content);
+            if let Change::Write { .. } = change {
+                versions.written.extend(sectors.clone());
+            }
             for at in sectors {
                 let (from, to) = (at * sector, ((at + 1) * sector).min(content.len()));
                 let mut held = content.get(from..to).unwrap_or_default().to_vec();
@@ -245,5 +266,6 @@ impl Content {
 #[derive(Default)]
 struct Versions {
     sectors: BTreeMap<usize, Vec<Vec<u8>>>,
+    written: BTreeSet<usize>,
     lengths: Vec<usize>,
 }

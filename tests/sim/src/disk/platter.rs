@@ -20,8 +20,13 @@ pub(super) struct Platter {
     names: Names,
     next: u64,
     pub(super) room: u64,
-    pub(super) faults: Vec<Fault>,
+    pub(super) faults: BTreeMap<u64, Fault>,
+    faults_begun: u64,
     pub(super) slow: u32,
+    /// How long a sync takes at most, if that is more than it takes anyway.
+    pub(super) sync_max: Duration,
+    /// Folders with another name than their own, and that.
+    pub(super) moved: Vec<(PathBuf, PathBuf)>,
     pub(super) operations: u64,
     pub(super) ends_at: Option<(u64, End)>,
     /// The life that there is, or was last.
@@ -56,8 +61,11 @@ impl Platter {
             nodes: BTreeMap::new(),
             names: Names::default(),
             next: 0,
-            faults: Vec::new(),
+            faults: BTreeMap::new(),
+            faults_begun: 0,
             slow: 1,
+            sync_max: Duration::ZERO,
+            moved: Vec::new(),
             operations: 0,
             ends_at: None,
             life: 0,
@@ -109,7 +117,11 @@ impl Platter {
         };
         let part = self.draw(number).among("time", 0, 1025);
         let part = u32::try_from(part).unwrap_or_default();
-        let time = longest.saturating_mul(self.slow) * part / 1024;
+        let longest = match on {
+            Operation::Sync => longest.saturating_mul(self.slow).max(self.sync_max),
+            _ => longest.saturating_mul(self.slow),
+        };
+        let time = longest * part / 1024;
         Ok(Begun { number, time })
     }
 
@@ -120,11 +132,9 @@ impl Platter {
         path: &Path,
         writes: Option<(u64, &Change)>,
     ) -> Option<io::Error> {
-        let faults = &mut self.faults;
-        let struck = faults
-            .iter_mut()
-            .position(|fault| fault.strikes_now(on, path))?;
-        let failing = self.faults[struck].failing;
+        let mut faults = self.faults.values_mut();
+        let struck = faults.find_map(|fault| fault.strikes_now(on, path).then_some(fault.failing));
+        let failing = struck?;
         if let (Failing::Io, Some((node, change))) = (failing, writes) {
             let part = self.part(change, self.operations);
             let _ = self.write(node, part);
@@ -158,6 +168,41 @@ impl Platter {
         self.nodes = nodes;
         self.names = Names::of(tree);
         self.locks.clear();
+    }
+
+    pub(super) fn inject(&mut self, fault: Fault) -> u64 {
+        self.faults_begun += 1;
+        let number = self.faults_begun;
+        self.faults.insert(number, fault);
+        number
+    }
+
+    pub(super) fn leave_all_room(&mut self) {
+        self.room = self.shape.room;
+    }
+
+    pub(super) fn unreadable(&self) -> Vec<PathBuf> {
+        let tree = self.names.tree();
+        let files = tree.iter().filter(|(_, entry)| match entry {
+            Entry::File(id) => self.content(*id).has_unreadable(),
+            Entry::Folder(_) => false,
+        });
+        files.map(|(path, _)| path.clone()).collect()
+    }
+
+    pub(super) fn rescue(&mut self) -> Vec<PathBuf> {
+        let sector = self.shape.sector;
+        let tree = self.names.tree();
+        let files = tree.iter().filter_map(|(path, entry)| match entry {
+            Entry::File(id) => Some((path.clone(), *id)),
+            Entry::Folder(_) => None,
+        });
+        let files: Vec<(PathBuf, u64)> = files.collect();
+        let rescued = files.into_iter().filter(|(_, id)| {
+            let node = self.nodes.get_mut(id);
+            node.is_some_and(|node| node.content.rescue(sector))
+        });
+        rescued.map(|(path, _)| path).collect()
     }
 
     pub(super) fn rot(&mut self, path: &Path, at: usize, flip: u8) -> bool {
@@ -419,7 +464,7 @@ impl Platter {
         self.names.get(path) == Some(Entry::File(id))
     }
 
-    fn used(&self) -> u64 {
+    pub(super) fn used(&self) -> u64 {
         let pages: usize = self.nodes.values().map(|node| node.content.pages()).sum();
         u64::try_from(pages * PAGE).unwrap_or(u64::MAX)
     }

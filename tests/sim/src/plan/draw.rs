@@ -1,6 +1,8 @@
 //! How a plan is drawn. Each number follows from the seed, what it is for and the number of what it is for, so that drawing more or less for
 //! one actor leaves the others as they are.
 
+mod disk;
+
 use super::{
     Actor, Consuming, Crash, Fault, How, Link, Moment, Plan, Publishing, Role, Says, Subscription,
     Timed, Topic,
@@ -82,7 +84,8 @@ impl Draw {
         Plan {
             seed: self.seed,
             lasts_ms,
-            faults: self.faults(lasts_ms, &actors),
+            disk: self.disk(),
+            faults: self.all_faults(lasts_ms, &actors),
             crashes: self.crashes(lasts_ms),
             topics,
             subscriptions,
@@ -175,6 +178,13 @@ impl Draw {
         }
     }
 
+    fn all_faults(self, lasts_ms: u64, actors: &[Actor]) -> Vec<Timed<Fault>> {
+        let mut faults = self.faults(lasts_ms, actors);
+        faults.extend(self.disk_faults(lasts_ms));
+        faults.sort_by_key(|fault| fault.after_ms);
+        faults
+    }
+
     fn faults(self, lasts_ms: u64, actors: &[Actor]) -> Vec<Timed<Fault>> {
         let mut faults = Vec::new();
         if !self.has("links") {
@@ -208,7 +218,6 @@ impl Draw {
                 does,
             });
         }
-        faults.sort_by_key(|fault| fault.after_ms);
         faults
     }
 
@@ -220,7 +229,11 @@ impl Draw {
         let crash = |of| Crash {
             at: match self.number("at what", of, 2) {
                 0 => Moment::Time(self.number("at time", of, lasts_ms / many)),
-                _ => Moment::Operation(1 + self.number("at operation", of, 1_500)),
+                // A start takes some tens of them.
+                _ => Moment::Operation(match self.number("in a start", of, 4) {
+                    0 => 1 + self.number("at operation", of, 60),
+                    _ => 1 + self.number("at operation", of, 1_500),
+                }),
             },
             how: match self.number("how", of, 6) {
                 0 => How::Stop,

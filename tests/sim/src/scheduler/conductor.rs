@@ -113,6 +113,21 @@ impl Scheduler {
         (key, *times)
     }
 
+    // Whether whoever runs has taken more locks in this step than anybody does who comes to its end.
+    fn never_rests(&self, at: &'static Location<'static>) -> bool {
+        let taken = self.locks_in_step.get() + 1;
+        self.locks_in_step.set(taken);
+        let is_too_long = taken > self.options.locks_in_step_max;
+        if is_too_long {
+            let mut inner = self.inner.borrow_mut();
+            if let Some((id, _)) = inner.running.clone() {
+                let waiting = inner.waiting(id, format!("takes the lock at {at} again"));
+                inner.fail(Failure::NeverRests(waiting));
+            }
+        }
+        is_too_long
+    }
+
     fn gives_way(&self) -> bool {
         self.options.manner.preempted_once_in > 0 && {
             let (key, time) = self.asked("preempted");
@@ -148,9 +163,17 @@ impl Conductor for Scheduler {
         let Some((_, place)) = running.filter(|_| !thread::panicking()) else {
             return self.pause_nowhere(&at);
         };
+        if let Point::Lock(at) = at
+            && self.never_rests(at)
+        {
+            // The run ends here, and this stack is never used again.
+            loop {
+                suspend(&place, Suspended::At(Stop::Spins(at)));
+            }
+        }
         let stop = match at {
-            Point::Lock if !self.gives_way() => return,
-            Point::Lock => Stop::Lock,
+            Point::Lock(_) if !self.gives_way() => return,
+            Point::Lock(_) => Stop::Lock,
             Point::Yield | Point::Rest(Duration::ZERO) => Stop::Yield,
             Point::Rest(time) => match Instant::now().checked_add(time) {
                 Some(end) => Stop::Rest(time, end),
@@ -198,7 +221,7 @@ impl Scheduler {
     // Where nobody can be suspended: outside of strands, and while one unwinds, since std counts panics by thread.
     fn pause_nowhere(&self, at: &Point<'_>) {
         let (at, running) = match at {
-            Point::Lock | Point::Yield | Point::Rest(_) => return,
+            Point::Lock(_) | Point::Yield | Point::Rest(_) => return,
             Point::Taken { at, .. } => (*at, self.inner.borrow().running.clone()),
             Point::Woken(_) => (Location::caller(), self.inner.borrow().running.clone()),
         };

@@ -23,6 +23,8 @@ pub enum Failure {
     Stalled(Vec<Waiting>),
     /// There were more steps than may be.
     TooManySteps,
+    /// This one took locks without end in one step.
+    NeverRests(Waiting),
     /// These had not ended when the time was over that strands have after the first one.
     LeftOver(Vec<Waiting>),
     /// A strand panicked, and while it unwound it needed a lock that another has.
@@ -37,6 +39,7 @@ impl fmt::Display for Failure {
             Self::Deadlock(waiting) => list(f, "deadlock", waiting),
             Self::Stalled(waiting) => list(f, "nothing happens any more", waiting),
             Self::TooManySteps => f.write_str("more steps than may be: something never rests"),
+            Self::NeverRests(Waiting { strand, at }) => write!(f, "{strand} never rests: it {at}"),
             Self::LeftOver(waiting) => list(f, "these never ended", waiting),
             Self::StuckUnwinding(waiting) => {
                 let Waiting { strand, at } = waiting;

@@ -54,6 +54,8 @@ pub(super) enum Stop {
     Taken(&'static Location<'static>),
     /// A lock that somebody has, while it unwinds: nothing else may run now, so it never gets it.
     Stuck(&'static Location<'static>),
+    /// Nothing, for ever: it came to this lock so often in one step that it would never rest.
+    Spins(&'static Location<'static>),
 }
 
 impl Stop {

@@ -1,6 +1,7 @@
 //! Lives of the broker, as the stage begins and ends them, and what an operator does in each: makes what the plan has and is not there.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,10 +14,11 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 
+use super::conditions::Watch;
 use super::{Stage, cause};
 use crate::actors::{ADDRESS, Phase, Scene};
 use crate::disk::{End, SimDisk};
-use crate::history::{Durability, Start, What};
+use crate::history::{Durability, Start, Text, What};
 use crate::life::Life;
 use crate::network::SimListener;
 use crate::plan::payload::hash;
@@ -38,9 +40,21 @@ pub(super) struct Serving {
     shutdown: CancellationToken,
     accepts: Handed<()>,
     operator: Handed<()>,
+    watch: Watch,
+    watches: Handed<()>,
 }
 
 impl Serving {
+    /// Whether it says that anything is wrong.
+    pub(super) fn is_unwell(&self) -> bool {
+        self.watch.look()
+    }
+
+    /// Whether it writes nothing before a restart.
+    pub(super) fn needs_restart(&self) -> bool {
+        self.watch.needs_restart()
+    }
+
     /// See [`Life::depth`].
     pub(super) fn depth(&self, subscription: &str) -> Option<u64> {
         self.life.depth(subscription)
@@ -62,6 +76,9 @@ impl Stage {
     pub(super) async fn begin(&mut self) -> Option<Serving> {
         let number = self.lives_begun + 1;
         self.lives_begun = number;
+        // Without its folders a broker that starts would begin anew.
+        self.machine.disk.move_back();
+        self.note_torn();
         self.note_image(number);
         self.note(What::Starts { life: number });
         let life = match self.machine.begin().await {
@@ -77,6 +94,7 @@ impl Stage {
                 let why = why.into();
                 self.note(What::Refuses { life: number, why });
                 self.note_image(number);
+                self.rescue();
                 return None;
             }
         };
@@ -91,12 +109,17 @@ impl Stage {
         let accepts = start_owned(life.owner(), "accepts", accepts);
         let operator = operate(self.scene.clone(), life.broker.clone(), self.phase.clone());
         let operator = start_owned(life.owner(), "operator", operator);
+        let history = self.scene.history.clone();
+        let watch = Watch::new(history, life.broker.clone(), self.machine.disk.clone());
+        let watches = start_owned(life.owner(), "watches", watch.clone().run());
         Some(Serving {
             number,
             life,
             shutdown,
             accepts,
             operator,
+            watch,
+            watches,
         })
     }
 
@@ -124,9 +147,11 @@ impl Stage {
             shutdown,
             accepts,
             operator,
+            watch: _,
+            watches,
         } = serving;
         self.note(What::Stops { life: number });
-        drop(operator);
+        drop((operator, watches));
         self.scene.history.note(OPERATOR, What::Dies {});
         shutdown.cancel();
         // Which is over when all sessions have ended, or been left.
@@ -139,6 +164,24 @@ impl Stage {
 impl Stage {
     pub(super) fn note(&self, what: What) {
         self.scene.history.note("broker", what);
+    }
+
+    // What the power left that cannot be read.
+    fn note_torn(&self) {
+        let files = self.machine.disk.unreadable();
+        if !files.is_empty() {
+            let files = names(&files);
+            self.note(What::Torn { files });
+        }
+    }
+
+    // What an operator does about a disk that never reads a sector again, as the book says: copies the files without it.
+    fn rescue(&self) {
+        let files = self.machine.disk.rescue();
+        if !files.is_empty() {
+            let files = names(&files);
+            self.note(What::Rescued { files });
+        }
     }
 
     fn note_image(&self, life: u64) {
@@ -160,6 +203,14 @@ impl Stage {
             }
         }
     }
+}
+
+fn names(files: &[PathBuf]) -> Text {
+    let names: Vec<String> = files
+        .iter()
+        .map(|path| path.display().to_string())
+        .collect();
+    names.join(",").into()
 }
 
 // A number that depends on all that is on a disk.

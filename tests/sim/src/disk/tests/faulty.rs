@@ -283,3 +283,52 @@ fn operations_take_virtual_time_and_more_of_it_on_a_slow_disk() {
     assert!(range.contains(&usual), "{usual:?}");
     assert!(slow > usual * 50, "{slow:?}");
 }
+
+#[test]
+fn what_others_do_to_it_ends_as_it_began() {
+    let (disk, life) = disk(Shape::of(1));
+    let file = lasting(&life, "file", b"old");
+    let free = || life.free_bytes(Path::new(FOLDER)).unwrap();
+    let before = free();
+    disk.leave_room(4096);
+    assert_eq!(free(), 4096);
+    disk.leave_all_room();
+    assert_eq!(free(), before);
+    let often = Fault {
+        times: u32::MAX,
+        ..fault(Operation::Write, Failing::Io)
+    };
+    let (first, other) = (disk.inject(often.clone()), disk.inject(often));
+    disk.lift(first);
+    assert_eq!(errno(file.write_at(b"new", 0)), Some(5));
+    disk.lift(other);
+    file.write_at(b"new", 0).unwrap();
+    // The name is another's meanwhile, and nobody's afterwards.
+    assert!(disk.move_away(Path::new(FOLDER)) && !disk.move_away(Path::new(FOLDER)));
+    assert!(life.read(&path("file")).is_err());
+    disk.move_back();
+    assert_eq!(life.read(&path("file")).unwrap(), b"new");
+}
+
+#[test]
+fn what_cannot_be_read_is_zeros_in_a_copy() {
+    let rescued = (0..200).filter(|seed| {
+        let shape = Shape {
+            tears: true,
+            ..Shape::of(*seed)
+        };
+        let (disk, life) = disk(shape);
+        let file = lasting(&life, "file", &[1; 1024]);
+        file.write_at(&[2; 512], 512).unwrap();
+        disk.end(End::Usual);
+        let unreadable = disk.unreadable();
+        assert_eq!(disk.rescue(), unreadable);
+        assert_eq!(disk.unreadable(), Vec::<std::path::PathBuf>::new());
+        let is_torn = unreadable == [path("file")];
+        let held = disk.life().read(&path("file")).unwrap();
+        assert_eq!(&held[..512], [1; 512]);
+        assert!(!is_torn || held[512..] == [0; 512]);
+        is_torn
+    });
+    assert!((3..60).contains(&rescued.count()));
+}

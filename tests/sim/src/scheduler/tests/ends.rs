@@ -351,6 +351,42 @@ fn whoever_never_rests_is_found() {
 }
 
 #[test]
+fn whoever_spins_within_one_step_is_found() {
+    let options = Options {
+        locks_in_step_max: 1_000,
+        ..Options::of(14)
+    };
+    let spins = run(options, || async {
+        let other = strand(rest(1));
+        let _spins = executor::thread("spins", || {
+            let mutex = Mutex::new(0);
+            loop {
+                *lock(&mutex) += 1;
+            }
+        });
+        other.await;
+    });
+    let Some(Failure::NeverRests(Waiting { strand, at })) = &spins.failure else {
+        panic!("{:?}", spins.failure);
+    };
+    assert!(
+        strand.starts_with("spins") && at.contains("ends.rs"),
+        "{at}"
+    );
+    // As many in several steps are nobody's fault.
+    let rests = run(options, || async {
+        let mutex = Mutex::new(0);
+        for _ in 0..10 {
+            for _ in 0..900 {
+                *lock(&mutex) += 1;
+            }
+            tokio::task::yield_now().await;
+        }
+    });
+    assert_eq!(rests.failure, None);
+}
+
+#[test]
 fn a_wake_from_another_thread_is_found() {
     let (tell, told) = oneshot::channel();
     let (ready, is_ready) = std::sync::mpsc::channel();
