@@ -60,17 +60,19 @@ pub(super) async fn connect(
         .connect_timeout(within)
         .retry_objections(false);
     let mut port = PortWatch::new(&door.address);
-    let mut said = pin!(wait_notices::say_why(|| Some(port.obstacle(&door))));
     let mut connecting = pin!(Client::connect(options));
     // Beside it, so that the reason is known by the time that it is given up.
     let mut silence = pin!(why_silent_for(&door.address, within));
     let mut found = None;
-    let connected = loop {
-        tokio::select! {
-            biased;
-            connected = &mut connecting => break connected,
-            why = &mut silence, if found.is_none() => found = Some(why),
-            never = &mut said => match never {},
+    let connected = {
+        let mut said = pin!(wait_notices::say_why(|| Some(port.obstacle(&door))));
+        loop {
+            tokio::select! {
+                biased;
+                connected = &mut connecting => break connected,
+                why = &mut silence, if found.is_none() => found = Some(why),
+                never = &mut said => match never {},
+            }
         }
     };
     match connected {
@@ -85,10 +87,11 @@ pub(super) async fn connect(
                 ConnectError::TimedOut { .. } | ConnectError::Busy { .. }
             );
             let silence = async {
-                match found {
+                let why = match found {
                     Some(why) => why,
                     None => silence.await,
-                }
+                };
+                why.or_closed(port.was_closed())
             };
             let told = unconnected(error, door.clone(), files, silence).await;
             Err(match limit.get() {

@@ -138,7 +138,10 @@ pub(super) fn from_json(line: &str) -> anyhow::Result<Event> {
         (Some(json), None, None) => json.get().as_bytes().to_vec(),
         (None, Some(text), None) => text.into_bytes(),
         (None, None, Some(base64)) => from_base64(&base64)?,
-        (None, None, None) => Vec::new(),
+        // Fields that are not known are none of an event's own, so a payload under a wrong name would be lost.
+        (None, None, None) => bail!(
+            "an event has one of `payload`, `text` and `base64`; one without content has `\"text\": \"\"`"
+        ),
         _ => bail!("an event has one of `payload`, `text` and `base64`"),
     };
     let mut event = Event::new(payload)
@@ -377,6 +380,10 @@ mod tests {
         let twice = format!("{:#}", twice.expect_err("a value would be lost"));
         assert!(twice.contains("`a` stands twice in `headers`"), "{twice}");
         assert!(twice.contains("line 1 column"), "{twice}");
+        let none = from_json(r#"{"txt":"x"}"#).expect_err("a text would be lost");
+        assert!(none.to_string().contains("one of `payload`, `text`"));
+        let empty = from_json(r#"{"text":""}"#).expect("an event without content");
+        assert!(empty.payload.is_empty());
         let twice = from_json(r#"{"text":"x","text":"y"}"#).expect_err("a text would be lost");
         assert!(
             format!("{twice:#}").contains("duplicate field"),

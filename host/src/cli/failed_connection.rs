@@ -173,6 +173,15 @@ impl fmt::Display for FailedConnection {
 impl std::error::Error for FailedConnection {}
 
 impl Why {
+    /// Where somebody else was told that nothing listens, and nothing was heard since, that is why. A machine says so only now and then
+    /// (Linux a few times at first and once a second after that, `net.ipv4.icmp_ratelimit`), so who asks last may hear nothing.
+    pub(super) fn or_closed(self, was_closed: bool) -> Self {
+        match self {
+            Self::NoAnswer { .. } | Self::UdpBlocked { .. } if was_closed => Self::NothingListens,
+            why => why,
+        }
+    }
+
     /// Of what TLS says.
     pub(super) fn objection(by_broker: bool, said: &str) -> Self {
         Self::Objection {
@@ -307,15 +316,28 @@ async fn why_silent(address: &str, waited: Duration, within: Duration) -> Why {
     // A part of it is left for the resolver.
     let port_within = PORT_ANSWERS_WITHIN.min(within / 4);
     let probes_within = (within - port_within) * 3 / 4;
+    let asked = address.clone();
     let looking = tokio::task::spawn_blocking(move || {
-        let resolved = address.to_socket_addrs().ok()?.next()?;
-        Some((nothing_listens(&address, port_within), resolved))
+        let resolved = asked.to_socket_addrs().ok()?.next()?;
+        Some((nothing_listens(&asked, port_within), resolved))
     });
     let verdict = async {
-        match looking.await {
+        let verdict = match looking.await {
             Ok(Some((true, _))) => Verdict::NothingListens,
             Ok(Some((false, address))) => path_probe::look(address, probes_within).await,
             _ => Verdict::Silence,
+        };
+        // A machine that was asked much has said nothing more, and may have rested since.
+        match verdict {
+            Verdict::UdpBlocked { .. } => {
+                let again =
+                    tokio::task::spawn_blocking(move || nothing_listens(&address, port_within));
+                match again.await {
+                    Ok(true) => Verdict::NothingListens,
+                    _ => verdict,
+                }
+            }
+            verdict => verdict,
         }
     };
     let verdict = tokio::time::timeout(within, verdict).await;
@@ -386,6 +408,21 @@ impl PortProbe {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_was_told_once_that_nothing_listens_looks_for_no_other_reason_of_a_silence() {
+        let blocked = || Why::UdpBlocked { tcp_port: 4433 };
+        assert_eq!(blocked().or_closed(true), Why::NothingListens);
+        assert_eq!(blocked().or_closed(false), blocked());
+        let within = Duration::from_secs(1);
+        let silent = Why::NoAnswer { within };
+        assert_eq!(silent.or_closed(true), Why::NothingListens);
+        // A broker that came meanwhile, and a path that was found to be narrow, are known better.
+        let unfinished = || Why::Unfinished { within };
+        assert_eq!(unfinished().or_closed(true), unfinished());
+        let narrow = || Why::NarrowPath { carries: 1_200 };
+        assert_eq!(narrow().or_closed(true), narrow());
+    }
 
     #[test]
     fn what_tls_says_is_told_apart() {

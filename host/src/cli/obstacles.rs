@@ -154,6 +154,11 @@ impl PortWatch {
         }
     }
 
+    /// Whether it was closed, as far as is known from what was asked so far.
+    pub(super) fn was_closed(&self) -> bool {
+        self.refusals.is_closed
+    }
+
     // Whether the port was closed when it was last asked.
     fn is_closed(&mut self) -> bool {
         if let Some(resolving) = &mut self.resolving
