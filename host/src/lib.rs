@@ -8,6 +8,34 @@
 // A simulated run has only a part of the host, with other files where it meets the machine: `tests/sim/broker` compiles it so.
 #![cfg_attr(feature = "simulation", allow(dead_code, unused_imports))]
 
+// Whether a fault is planted here, for which simulated runs are looked through: nowhere in what is shipped.
+#[cfg(feature = "simulation")]
+macro_rules! planted {
+    ($bug:ident) => {
+        $crate::simulation::is_planted($crate::simulation::Bug::$bug)
+    };
+}
+#[cfg(not(feature = "simulation"))]
+macro_rules! planted {
+    ($bug:ident) => {
+        false
+    };
+}
+
+// A bound as it is, and as simulated runs have it: small, so that what it bounds is full in a short run, too.
+#[cfg(feature = "simulation")]
+macro_rules! bound {
+    ($real:expr, $simulated:expr) => {
+        $simulated
+    };
+}
+#[cfg(not(feature = "simulation"))]
+macro_rules! bound {
+    ($real:expr, $simulated:expr) => {
+        $real
+    };
+}
+
 #[cfg(not(feature = "simulation"))]
 pub mod admin;
 #[cfg(not(feature = "simulation"))]

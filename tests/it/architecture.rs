@@ -6,6 +6,7 @@ mod lengths;
 mod log_fields;
 mod machine_access;
 mod named_files;
+mod planted;
 mod rooms;
 
 use std::collections::BTreeSet;

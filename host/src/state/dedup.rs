@@ -226,7 +226,7 @@ impl Producers {
         let Some(last_number) = first_number.checked_add(u64::from(count) - 1) else {
             return out_of_order;
         };
-        if first_number > known.last_number {
+        if first_number > known.last_number || planted!(ResendIsFresh) {
             return Verdict::Fresh;
         }
         known
@@ -270,7 +270,8 @@ impl Producers {
             .batches
             .partition_point(|batch| batch.last_number() <= resolved_through);
         let surplus = known.batches.len().saturating_sub(BATCHES_MAX);
-        known.batches.drain(..resolved.max(surplus));
+        let early = usize::from(planted!(AnswersForgottenEarly)).min(known.batches.len());
+        known.batches.drain(..resolved.max(surplus).max(early));
         let after = known.batches.len();
         let room = known.batches.capacity();
         if room > BATCHES_KEPT && after < room / 4 {

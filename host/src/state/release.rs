@@ -44,12 +44,13 @@ impl Release {
     pub(crate) fn keep_pending(&mut self, state: &SubscriptionState) -> Option<Position> {
         self.pending |= state.needed(self.first, self.last);
         let evaluated = state.evaluated_through();
-        (evaluated < self.last).then_some(evaluated)
+        (evaluated < self.last && !planted!(UndecidedNotKept)).then_some(evaluated)
     }
 
     /// Keeps what comes after a position, of these topics.
     pub(crate) fn keep_after(&mut self, position: Position, topics: impl Iterator<Item = TopicId>) {
         for topic in topics {
+            let position = Position(position.0 + u64::from(planted!(FloorOffByOne)));
             let after = self.unevaluated_after.entry(topic).or_insert(position);
             *after = position.min(*after);
         }
@@ -71,7 +72,9 @@ impl Release {
         if pending == last.0 - first.0 + 1 {
             return Stays::Whole;
         }
-        match pending > 0 || after.is_some_and(|after| *after < last) {
+        match pending > u64::from(planted!(LastOneNotKept))
+            || after.is_some_and(|after| *after < last)
+        {
             true => Stays::Part,
             false => Stays::Nothing,
         }

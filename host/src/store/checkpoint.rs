@@ -79,6 +79,9 @@ impl Checkpoints {
         state: impl Iterator<Item = (Bytes, Bytes)>,
     ) -> Result<GenerationInfo, CheckpointError> {
         self.check_mark(mark)?;
+        if planted!(ReleaseBeforeManifest) {
+            self.release(mark);
+        }
         let mut pace = self.pace(mark);
         let CheckpointParts {
             journal,

@@ -159,7 +159,11 @@ impl Sealed {
         from: Position,
         since: u64,
     ) -> Result<Option<Block>, (&'a Generation, ReadError)> {
-        let newest_first = generations.iter().rev();
+        let read = match planted!(OlderGenerationsNotRead) {
+            true => generations.len().min(1),
+            false => generations.len(),
+        };
+        let newest_first = generations.iter().rev().take(read);
         let mut candidates: Vec<_> = newest_first
             .filter_map(|generation| {
                 let (part, lowest) = generation.part_for(from)?;

@@ -2,6 +2,7 @@
 //! what was a task, a thread or a blocking call; it is suspended wherever it asks, also in the middle of blocking code. There is one
 //! conductor for each thread that simulates, for the length of a run. Nothing here decides what runs next.
 
+mod bugs;
 pub mod rules;
 
 use std::any::Any;
@@ -17,6 +18,8 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
 use tokio::time::Instant;
+
+pub use bugs::{Bug, is_planted, plant};
 
 /// A strand, by the order in which they were started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -11,6 +11,7 @@ pub mod life;
 pub mod long_run;
 pub mod network;
 pub mod plan;
+pub mod planted;
 pub mod scheduler;
 pub mod shrink;
 pub mod stage;

@@ -6,7 +6,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tidegate_sim::history;
 use tidegate_sim::long_run;
 use tidegate_sim::plan::Plan;
+use tidegate_sim::planted::{look, on_two_threads};
 use tidegate_sim::scheduler::Options;
+use tidegate_sim::simulation::Bug;
 use tidegate_sim::stage::{examine, smallest};
 
 /// Runs that making a plan smaller may take.
@@ -23,6 +25,8 @@ Plays plans on a simulated broker, and says which promise breaks.
   --trace           prints all that happened
   --steps           prints each step of each strand, too
   --shrink          prints the smallest plan found that breaks the same promise
+  --planted NAME    plants a fault in the broker: with --seed or --plan in that run; with --seeds it is looked
+                    for the first one that finds it, and NAME may be all, or several with commas between
 ";
 
 #[derive(Default)]
@@ -34,10 +38,13 @@ struct Asked {
     traces: bool,
     steps: bool,
     shrinks: bool,
+    planted: Vec<Bug>,
+    looks: bool,
 }
 
 fn main() -> ExitCode {
     match asked(std::env::args().skip(1)) {
+        Ok(asked) if asked.looks && !asked.planted.is_empty() => look_for(&asked),
         Ok(asked) => play(&asked),
         Err(why) => {
             eprintln!("{why}\n\n{HELP}");
@@ -60,6 +67,7 @@ fn asked(mut args: impl Iterator<Item = String>) -> Result<Asked, String> {
                 let both = range.split_once("..");
                 let (first, end) = both.ok_or(format!("{range} is not like 0..1000"))?;
                 asked.seeds = number(first)?..number(end)?;
+                asked.looks = true;
             }
             "--minutes" => asked.minutes = number(&value()?)?,
             "--plan" => {
@@ -69,6 +77,7 @@ fn asked(mut args: impl Iterator<Item = String>) -> Result<Asked, String> {
                 let plan = Plan::from_json(&json).map_err(|why| format!("{file}: {why}"))?;
                 asked.plan = Some(plan);
             }
+            "--planted" => asked.planted = bugs(&value()?)?,
             "--show-plan" => asked.shows_plan = true,
             "--trace" => asked.traces = true,
             "--steps" => asked.steps = true,
@@ -100,6 +109,43 @@ fn play_long(asked: &Asked) -> ExitCode {
     }
 }
 
+fn bugs(names: &str) -> Result<Vec<Bug>, String> {
+    if names == "all" {
+        return Ok(Bug::ALL.to_vec());
+    }
+    let named = names.split(',').map(|name| {
+        let bug = Bug::ALL.iter().find(|bug| bug.name() == name);
+        bug.copied()
+            .ok_or_else(|| format!("nothing called {name} can be planted"))
+    });
+    named.collect()
+}
+
+// Which seed finds each planted fault first, as lines for the table in `it/planted.rs`.
+fn look_for(asked: &Asked) -> ExitCode {
+    let all = on_two_threads(&asked.planted, |bug| {
+        let found = look(*bug, asked.seeds.clone(), None);
+        let line = match &found {
+            Some(of) => format!(
+                "    (Bug::{}, {:?}, {}), // after {}, {}: {}",
+                bug.name(),
+                of.promises[0],
+                of.seed,
+                of.tries,
+                of.promises.join(" "),
+                of.says
+            ),
+            None => format!("    // {} was not found", bug.name()),
+        };
+        println!("{line}");
+        found.is_some()
+    });
+    match all.into_iter().all(|is_found| is_found) {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    }
+}
+
 fn play(asked: &Asked) -> ExitCode {
     if asked.minutes > 0 {
         return play_long(asked);
@@ -113,6 +159,7 @@ fn play(asked: &Asked) -> ExitCode {
         }
         let options = Options {
             keeps_trace: asked.steps,
+            planted: asked.planted.first().copied(),
             ..Options::of(plan.seed)
         };
         let report = examine(&plan, options);
@@ -126,7 +173,7 @@ fn play(asked: &Asked) -> ExitCode {
         if let Some(breaks) = report.failed(&plan) {
             failed += 1;
             let breaks = match asked.shrinks {
-                true => breaks.with(smallest(&plan, &report, TRIES_MAX)),
+                true => breaks.with(smallest(&plan, &report, options, TRIES_MAX)),
                 false => breaks,
             };
             eprintln!("{breaks}\n");

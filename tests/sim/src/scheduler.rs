@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::simulation::{StrandId, message};
+use crate::simulation::{Bug, StrandId, message};
 use choice::Choice;
 use root::Progress;
 use strand::{Place, Resume, Stacks, Stepped, Stop, Strand, Suspended, Work};
@@ -58,6 +58,8 @@ pub struct Options {
     pub still_max: Duration,
     /// How much virtual time strands have for their end after that of the first one.
     pub grace: Duration,
+    /// A fault that is planted in the broker.
+    pub planted: Option<Bug>,
 }
 
 impl Options {
@@ -72,6 +74,7 @@ impl Options {
             blocked_max: Duration::from_secs(600),
             still_max: Duration::from_secs(3600),
             grace: Duration::from_secs(60),
+            planted: None,
         }
     }
 }

@@ -65,10 +65,14 @@ pub(crate) fn recover(
     let state = saved_state::decode(pairs, producers_max).map_err(RecoveryError::State)?;
     let mark = state.mark;
     let mut recovery = Recovery::new(state);
+    let mut is_first = true;
     for piece in replay {
         match piece.map_err(RecoveryError::Replay)? {
             // There for its events only.
             Replayed::Group(group) if group.number < mark => {}
+            Replayed::Group(_) if planted!(ReplayFromTheNext) && !pairs.is_empty() && is_first => {
+                is_first = false;
+            }
             Replayed::Group(group) => recovery.apply(&group)?,
             Replayed::Gap => recovery.skip_what_was_lost(),
         }
@@ -187,7 +191,9 @@ impl Recovery {
     }
 
     fn apply_block(&mut self, block: &BlockMeta) {
-        self.next_position = self.next_position.max(block.last_position.next());
+        if !planted!(PositionsGivenAgain) {
+            self.next_position = self.next_position.max(block.last_position.next());
+        }
         self.wall.says(block.time);
         self.catalog.saw(Some(block.topic), None);
         let Some(topic) = self.catalog.topics_by_id.get(&block.topic) else {
@@ -197,7 +203,9 @@ impl Recovery {
             }
             return;
         };
-        topic.advance_to(Sequence(block.first_sequence.0 + u64::from(block.count)));
+        if !planted!(SequencesGivenAgain) {
+            topic.advance_to(Sequence(block.first_sequence.0 + u64::from(block.count)));
+        }
         let targets = (block.topic, block.mark.is_letter());
         let targets = self.targets.entry(targets).or_insert_with(|| {
             let name = &topic.spec.name;
@@ -223,6 +231,9 @@ impl Recovery {
                 ranges,
             } => {
                 self.catalog.saw(None, Some(subscription));
+                if planted!(AcksNotReplayed) {
+                    return;
+                }
                 if let Some(restored) = self.restored.get_mut(&subscription) {
                     restored
                         .resting
@@ -234,6 +245,9 @@ impl Recovery {
                 next_position,
                 next_sequences,
             } => {
+                if planted!(ReservedIgnored) {
+                    return;
+                }
                 self.next_position = self.next_position.max(next_position);
                 for (id, next) in next_sequences {
                     self.catalog.saw(Some(id), None);
@@ -268,6 +282,7 @@ impl Recovery {
                 }
             }
             Note::Stopped { at } => self.wall.says(at),
+            Note::Batch { .. } if planted!(ProducerForgotten) => {}
             Note::ProducerOwner { producer, owner } => {
                 self.producers.own(producer, owner);
             }
@@ -360,7 +375,7 @@ impl Recovery {
             .values()
             .filter(|topic| interval(&topic.spec))
             .peekable();
-        topics.peek()?;
+        topics.peek().filter(|_| !planted!(NothingReserved))?;
         let mut next_sequences = Vec::new();
         for topic in topics {
             let next = Sequence(topic.next_sequence().0 + UNSYNCED_EVENTS_CEILING);

@@ -139,11 +139,17 @@ pub(crate) fn encode(
         ),
         (Bytes::from_static(PRODUCERS), producers.into()),
     ];
+    if planted!(ProducersNotSaved) {
+        pairs.truncate(1);
+    }
     for topic in catalog.topics.values() {
         let record = TopicRecord {
             id: topic.id,
             spec: topic.spec.clone(),
-            next_sequence: topic.next_sequence(),
+            next_sequence: match planted!(SequencesNotSaved) {
+                true => Sequence(1),
+                false => topic.next_sequence(),
+            },
         };
         pairs.push((key(TOPIC, topic.id.0), json(&record)));
     }

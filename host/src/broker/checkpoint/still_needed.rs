@@ -41,7 +41,7 @@ pub(super) fn is_needed(
         let mut subscriptions = subscriptions.iter();
         subscriptions.any(|live| live.read().needs(range.clone()))
     };
-    events.as_ref().is_some_and(needs)
+    events.as_ref().is_some_and(needs) && !planted!(NeededForgotten)
 }
 
 /// Whether at most half of the events in a file have to move for it to go: more would take as much of the disk as it frees.

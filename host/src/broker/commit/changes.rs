@@ -144,7 +144,7 @@ impl Draft {
                 self.group.finish_blocks();
                 self.group.next_position
             }
-            StartAt::Earliest => Position(1),
+            StartAt::Earliest => Position(1 + u64::from(planted!(StartsOneLate))),
         };
         self.change(Change::CreateSubscription {
             id,

@@ -285,7 +285,7 @@ impl Committer {
                 Control::Change(request) => self.draft.decide(request),
                 Control::Outputs(outputs) => self.append_or_wait(outputs),
                 Control::ConfirmAcks(reply) => {
-                    self.draft.group.needs_sync = true;
+                    self.draft.group.needs_sync |= !planted!(AcksConfirmedUnsynced);
                     self.draft.group.answer(reply, Ok(()));
                 }
                 // A mark stands between groups.
@@ -300,7 +300,9 @@ impl Committer {
         for item in taken.publish {
             self.draft.publish(item);
         }
-        self.draft.group.note_acks(&acks);
+        if !planted!(AcksNotNoted) {
+            self.draft.group.note_acks(&acks);
+        }
         self.draft.group.finish_blocks();
         if let Err(error) = self.write() {
             return self.take_back((acks, returns), marks, error).map(|()| all);
@@ -364,6 +366,9 @@ impl Committer {
         }
         if !group.is_empty() {
             for notes in &group.before {
+                if planted!(NotesBeforeSkipped) {
+                    continue;
+                }
                 journal.append(notes, &[])?;
                 self.unsynced.since.get_or_insert_with(|| clock.instant());
             }
@@ -375,9 +380,12 @@ impl Committer {
             let interval_over =
                 clock.instant().saturating_duration_since(since) >= self.settings.interval;
             let ceiling_near = self.unsynced.events >= UNSYNCED_EVENTS_CEILING / 2;
-            if group.needs_sync || interval_over || ceiling_near {
+            let is_asked = group.needs_sync && !planted!(AnsweredBeforeSync);
+            if is_asked || interval_over || ceiling_near {
                 let started = clock.instant();
-                journal.sync()?;
+                if is_asked || ceiling_near || !planted!(IntervalForgotten) {
+                    journal.sync()?;
+                }
                 let took = clock.instant().saturating_duration_since(started);
                 self.metrics.synced(took);
                 self.unsynced = Unsynced::default();

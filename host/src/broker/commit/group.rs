@@ -25,18 +25,18 @@ pub(super) const GROUP_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// [`GROUP_BYTES_MAX`], and everything else in it is bounded as well, so it is never longer than a record of the journal may be.
 const ITEM_BYTES_MAX: usize = 384 * 1024 * 1024;
 /// Acks of a group; more are written as groups of their own before it.
-const ACK_BYTES_MAX: usize = 1024 * 1024;
+const ACK_BYTES_MAX: usize = bound!(1024 * 1024, 256);
 /// Ranges of acks in one note: each takes up to 20 bytes.
-const NOTE_RANGES_MAX: usize = 16 * 1024;
+const NOTE_RANGES_MAX: usize = bound!(16 * 1024, 8);
 /// Entries of what came back in one note: each takes up to 40 bytes, and a reason of 1,024 beside that.
-const NOTE_RETURNS_MAX: usize = 512;
+const NOTE_RETURNS_MAX: usize = bound!(512, 4);
 /// What a block takes in a record beside its entries, and its part of the padding.
 pub(super) const BLOCK_HEAD_BYTES: usize = 56;
 /// What an event takes in a block beside its own bytes, at most.
 pub(super) const ENTRY_HEAD_BYTES: usize = 6;
 /// Entries of a batch that are this long make a block of their own, which shares the memory they were received in. Shorter
 /// ones are copied together: a block costs an entry in the index, and a slice keeps the whole buffer it lies in.
-const SHARED_BLOCK_BYTES_MIN: usize = 32 * 1024;
+const SHARED_BLOCK_BYTES_MIN: usize = bound!(32 * 1024, 1024);
 /// Memory for notes that is kept for the next group.
 const NOTES_KEPT_BYTES: usize = 1024 * 1024;
 /// Topics of a group that the memory for the next one has room for.
@@ -238,6 +238,7 @@ impl OpenGroup {
                 self.blocks.extend(closed);
             }
             if shared {
+                open.next_sequence.0 += u64::from(planted!(SequenceSkipped));
                 let block = open.share(part, &mut self.next_position, self.time);
                 self.blocks.push(block);
             } else {
@@ -290,7 +291,9 @@ impl OpenGroup {
     /// Uses up the sequences that it gave: topics go on after them.
     pub(super) fn advance_topics(&self) {
         for open in &self.topics.all {
-            open.topic.advance_to(open.next_sequence);
+            if !planted!(TopicNotAdvanced) {
+                open.topic.advance_to(open.next_sequence);
+            }
         }
     }
 
@@ -310,7 +313,11 @@ impl Owed {
     /// Owes a publish stream a reply.
     pub(super) fn reply(&mut self, stream: PublishReplies, reply: PublishReply) {
         match self.replies.last_mut() {
-            Some((replies, together)) if replies.same_channel(&stream) => together.push(reply),
+            Some((replies, together))
+                if replies.same_channel(&stream) || planted!(AnswersMixed) =>
+            {
+                together.push(reply);
+            }
             _ => self.replies.push((stream, vec![reply])),
         }
     }

@@ -286,7 +286,7 @@ impl Inbox {
     fn wake_committer(&self, mut queues: MutexGuard<'_, Queues>) {
         let waiting = std::mem::take(&mut queues.waiting);
         drop(queues);
-        if waiting {
+        if waiting && !planted!(WakeLost) {
             self.filled.notify_one();
             #[cfg(test)]
             self.filled_for_task.notify_one();
@@ -337,7 +337,8 @@ impl Inbox {
     fn take_from(&self, mut queues: MutexGuard<'_, Queues>, appetite: &Appetite) -> Taken {
         let taken = self.change_acks(&mut queues, |queues| queues.take(appetite));
         drop(queues);
-        if !taken.acks.is_empty() || !taken.returns.is_empty() {
+        let took_some = !taken.acks.is_empty() || !taken.returns.is_empty();
+        if took_some && !planted!(AcksTakenUntold) {
             self.acks_taken.notify_waiters();
         }
         taken

@@ -68,6 +68,9 @@ impl Draft {
         let producers = self.streams.producers();
         match producers.check(stream.producer, stream.epoch, first, count) {
             Verdict::Fresh => Ok(None),
+            Verdict::Duplicate { first_sequence } if planted!(ResendAnsweredWrong) => {
+                Ok(Some(Sequence(first_sequence.0 + 1)))
+            }
             Verdict::Duplicate { first_sequence } => Ok(Some(first_sequence)),
             Verdict::Fenced => Err(PublishError::Fenced),
             Verdict::OutOfOrder { committed } => Err(PublishError::OutOfOrder {

@@ -11,7 +11,7 @@ use crate::state::range_map::push_range;
 
 /// Ranges of acks that may wait before nothing more is handed out: 16 MiB of them. A group is written within milliseconds, so
 /// this many wait only while the disk stands still.
-pub(super) const RANGES_MAX: usize = 1 << 20;
+pub(super) const RANGES_MAX: usize = bound!(1 << 20, 64);
 
 /// What each subscription is done with, in an order that can be repeated, since it is that in which it is written down.
 pub(crate) type Acks = FxHashMap<SubscriptionId, Vec<RangeInclusive<Position>>>;

@@ -210,7 +210,8 @@ impl Log {
         }
         let index = tail
             .blocks
-            .partition_point(|block| block.last_position() < from);
+            .partition_point(|block| block.last_position() < from)
+            + usize::from(planted!(TailPassesOver) && tail.blocks.front()?.first_position < from);
         let mut bytes = 0;
         let blocks = tail.blocks.range(index..).take_while(|block| {
             let take = bytes < bytes_max;

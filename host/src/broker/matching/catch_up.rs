@@ -15,7 +15,7 @@ use crate::state::range_map::push_range;
 use crate::telemetry::error_line::with_causes;
 
 /// Bytes of blocks a catch-up reads at once.
-const CATCH_UP_BYTES: usize = 1024 * 1024;
+const CATCH_UP_BYTES: usize = bound!(1024 * 1024, 4 * 1024);
 const RETRY: Duration = Duration::from_secs(1);
 
 /// What the task of its catch-up is called.
@@ -109,7 +109,7 @@ async fn step(
     let cut_short = blocks
         .last()
         .is_some_and(|block| block.last_position().next() < stop);
-    if !cut_short {
+    if !cut_short || planted!(CatchUpCutShort) {
         after = stop;
     }
     let through = Position(after.0.saturating_sub(1));

@@ -83,7 +83,7 @@ impl Followers {
             }
             state.evaluated_through().next()
         };
-        if seen < turn.next() {
+        if seen < turn.next() && !planted!(JoinedBehind) {
             return Join::Behind(turn.next());
         }
         live.routed.store(true, Ordering::Release);

@@ -107,7 +107,9 @@ impl PublishCredit {
     /// use it again as soon as it reads that.
     pub(super) fn give_back(&mut self, cost: usize) {
         self.batches = self.batches.saturating_sub(1);
-        self.cost = self.cost.saturating_sub(cost);
+        if !planted!(CreditKept) {
+            self.cost = self.cost.saturating_sub(cost);
+        }
         if self.batches == 0 {
             self.large = None;
         }
@@ -163,7 +165,9 @@ impl ConsumerCredit {
         balance.events = (balance.events + capped(events, EVENTS_MAX)).min(EVENTS_MAX);
         balance.bytes = (balance.bytes + capped(bytes, BYTES_MAX)).min(BYTES_MAX);
         drop(balance);
-        self.grown.notify_one();
+        if !planted!(CreditUntold) {
+            self.grown.notify_one();
+        }
     }
 
     /// Takes credit for deliveries.

@@ -159,7 +159,9 @@ impl<C: Connection> Drop for Attached<'_, C> {
             return;
         };
         // Never sent, so nothing counts, whatever client it is.
-        while let Ok(deliveries) = self.fetched.try_recv() {
+        while let Ok(deliveries) = self.fetched.try_recv()
+            && !planted!(UnsentCounts)
+        {
             consumer.give_back(deliveries.iter().flat_map(Delivery::positions));
         }
         if self.failed || self.peer.is_cut() {
@@ -270,7 +272,9 @@ impl<C: Connection> SubscribeStream<'_, C> {
                 if confirm {
                     self.heard.raise(handed_over);
                 }
-                self.credit.grow(events, bytes);
+                if !planted!(CreditNotGrown) {
+                    self.credit.grow(events, bytes);
+                }
             }
             Command::Ack {
                 positions,
@@ -280,6 +284,10 @@ impl<C: Connection> SubscribeStream<'_, C> {
                 self.check_confirms(confirms.len())?;
                 self.late.add(consumer.ack(&positions));
                 let durable = consumer.acks_durable();
+                if planted!(ConfirmedEarly) {
+                    confirms.push(Box::pin(async move { (confirm, Ok(())) }));
+                    return Ok(());
+                }
                 confirms.push(Box::pin(async move { (confirm, durable.await) }));
             }
             Command::Nack {

@@ -23,7 +23,9 @@ impl SubscriptionState {
         let is_testing = self.is_testing();
         let answered = self.take_answered(consumer, ranges);
         for (first, last) in answered.iter().copied() {
-            self.landed(first, last);
+            if !planted!(AckedStaysInFlight) {
+                self.landed(first, last);
+            }
             self.remove_pending(first, last);
             push_range(&mut self.effects.acked, Position(first)..=Position(last));
         }
@@ -48,7 +50,9 @@ impl SubscriptionState {
     /// the journal's end; they are kept as given.
     pub fn is_acked(&mut self, ranges: &[RangeInclusive<Position>]) {
         self.remove_all(ranges);
-        self.acked_before_match(ranges);
+        if !planted!(AckedAheadForgotten) {
+            self.acked_before_match(ranges);
+        }
     }
 
     // Removes what is pending, wherever it is, and returns what that was.
@@ -80,6 +84,10 @@ impl SubscriptionState {
         let delay_ms = delay_ms.map(|delay_ms| delay_ms.min(DELAY_MS_MAX));
         let answered = self.take_answered(consumer, ranges);
         for (first, last) in answered.iter().copied() {
+            if planted!(NackLost) {
+                self.landed(first, last);
+                continue;
+            }
             self.hand_back(first, last, &Return::Nacked(delay_ms), now);
         }
         self.effects.wakes = true;
@@ -126,7 +134,8 @@ impl SubscriptionState {
     }
 
     fn remove_pending(&mut self, first: u64, last: u64) {
-        self.pending.remove_range(first, last);
+        self.pending
+            .remove_range(first, last + u64::from(planted!(AckTakesTheNext)));
         self.suspects.clear(first, last);
         if !self.tries.is_empty() {
             self.tries.0.take(first, last);

@@ -122,8 +122,10 @@ impl SubscriptionState {
     pub(super) fn take_from_its_place(&mut self, first: u64, last: u64) {
         self.ready.remove_range(first, last);
         self.retries.remove_range(first, last);
-        self.suspects.untried.remove_range(first, last);
-        self.suspects.accused.remove_range(first, last);
+        if !planted!(SuspectStaysPlaced) {
+            self.suspects.untried.remove_range(first, last);
+            self.suspects.accused.remove_range(first, last);
+        }
         self.delayed.remove(first, last);
     }
 }

@@ -146,7 +146,7 @@ impl SubscriptionState {
     // is to drain in its place.
     pub(super) fn drain_no_stalled(&mut self) {
         let draining = &mut self.suspects.draining;
-        draining.take_if(|draining| self.stalled.contains(draining));
+        draining.take_if(|draining| self.stalled.contains(draining) && !planted!(StalledDrains));
     }
 
     // Whether somebody who is busy may have to drain from now on; true once.
@@ -205,6 +205,9 @@ impl SubscriptionState {
                 self.landed(first, last);
                 if !self.suspects.all.is_empty() {
                     self.tell_suspects(first, last);
+                }
+                if planted!(UnseenGoesNowhere) {
+                    continue;
                 }
                 self.make_ready(first, last);
             }

@@ -112,7 +112,7 @@ impl SubscriptionState {
     pub fn snapshot(&self, wall_ahead_ms: i64) -> Vec<u8> {
         let stored = Stored {
             start: self.start,
-            evaluated: self.evaluated,
+            evaluated: self.evaluated + u64::from(planted!(SavedAsDecided)),
             stages_through: self.stages.iter().map(|stage| stage.through).collect(),
             next_fresh: self.next_fresh,
             attempts: Vec::new(),

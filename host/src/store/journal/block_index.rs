@@ -109,10 +109,11 @@ impl Index {
     /// Drops the files that lie wholly before `mark`, and answers them and what was in them. Nothing is written to them any more,
     /// unlike to the newest one, so this is what they were counted with.
     pub(super) fn release(&mut self, mark: CommitNumber) -> (Vec<Arc<JournalFile>>, JournalSize) {
-        let count = self.releasable_files(mark);
+        let early = usize::from(planted!(ReleasedOneFileEarly));
+        let count = (self.releasable_files(mark) + early).min(self.files.len().saturating_sub(1));
         let mut freed = JournalSize::default();
         let released = self.files.drain(..count).map(|file| {
-            freed.bytes += file.file.bytes();
+            freed.bytes += file.file.bytes() / (1 + u64::from(planted!(FreedCountedWrong)));
             freed.blocks += file.entries.len();
             file.file
         });

@@ -179,7 +179,9 @@ impl JournalWriter for FileJournal {
     fn sync(&mut self) -> Result<(), WriteError> {
         self.check_failure()?;
         if self.durable_before < self.next {
-            self.file.file.sync().map_err(|error| self.fail(error))?;
+            if !planted!(SyncLeftOut) {
+                self.file.file.sync().map_err(|error| self.fail(error))?;
+            }
             self.durable_before = self.next;
             self.preparer.synced(self.at, self.is_prewritten);
         }
@@ -287,6 +289,9 @@ impl FileJournal {
     }
 
     fn last_durable(&self) -> CommitNumber {
+        if planted!(DurableTooHigh) {
+            return self.next;
+        }
         CommitNumber(self.durable_before.0.saturating_sub(1))
     }
 
@@ -328,13 +333,17 @@ impl FileJournal {
     // if a later file follows. Room for the new one is found before, so that without any nothing has changed.
     fn begin_file(&mut self, record_bytes: u64) -> Result<(), WriteError> {
         let new = self.new_file(room_in_new(record_bytes))?;
-        self.cut()?;
+        if !planted!(OldFileNotCut) {
+            self.cut()?;
+        }
         self.file.file.finished();
         let (bytes, is_prewritten) = (new.bytes, new.is_prewritten);
         self.file = Arc::new(self.name(new)?);
         self.is_prewritten = is_prewritten;
         self.at = FILE_HEAD_BYTES;
-        self.staging.forget_tail();
+        if !planted!(TailOfOldFileKept) {
+            self.staging.forget_tail();
+        }
         self.allocated = bytes;
         self.last_group = None;
         self.announce_file();
@@ -347,6 +356,15 @@ impl FileJournal {
         let (fs, dir) = (&*files.fs, &files.dir);
         let head = new_head(self.next, &self.parts.options.random);
         let path = file_names::journal_file(dir, head.first);
+        if planted!(WitnessAhead)
+            && let Some(witness) = &mut self.witness
+        {
+            let _ = witness.say(&Witness {
+                newest: head.first,
+                closed: None,
+                begun: None,
+            });
+        }
         if let Err(error) = new.give_name(fs, head, &path) {
             let _ = fs.remove(&new.aside);
             return Err(match error.kind() {
@@ -355,7 +373,9 @@ impl FileJournal {
                 _ => self.not_now(error),
             });
         }
-        if let Err(error) = fs.sync_dir(&file_names::journal(dir)) {
+        if !planted!(NameNotSynced)
+            && let Err(error) = fs.sync_dir(&file_names::journal(dir))
+        {
             if self.is_displaced(&error) {
                 // Nothing is in it, and the next one replaces it.
                 return Err(self.later(error));

@@ -22,7 +22,7 @@ use super::report::{Failure, Outcome};
 use super::strand::{Work, forget};
 use super::trace::Trace;
 use super::{Options, Scheduler, Turn, held};
-use crate::simulation::{Conductor, StrandId};
+use crate::simulation::{self, Conductor, StrandId};
 
 /// Real time without a step after which the program ends: no step computes that long on any machine.
 const HANGS_AFTER: Duration = Duration::from_secs(120);
@@ -106,6 +106,7 @@ where
     let (outcome, scheduler) = runtime.block_on(async {
         let scheduler = Scheduler::new(options, progress);
         install(Some(&scheduler));
+        simulation::plant(options.planted);
         let value = Rc::new(RefCell::new(None));
         let (main, result) = (main(), Rc::clone(&value));
         let main = async move {
@@ -124,6 +125,7 @@ where
         _ => drop(runtime),
     }
     install(None);
+    simulation::plant(None);
     drop(scheduler);
     outcome
 }

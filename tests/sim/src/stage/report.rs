@@ -95,11 +95,11 @@ fn busy(steps: &[String]) -> String {
 
 /// The smallest plan found in so many runs that breaks the promise that broke first in this one.
 #[must_use]
-pub fn smallest(plan: &Plan, report: &Report, tries_max: usize) -> Plan {
+pub fn smallest(plan: &Plan, report: &Report, options: Options, tries_max: usize) -> Plan {
     let broken = |report: &Report| report.violations.first().map(|first| first.promise);
     let promise = broken(report);
     shrink(plan, tries_max, |smaller| {
-        broken(&examine(smaller, Options::of(smaller.seed))) == promise
+        broken(&examine(smaller, options)) == promise
     })
 }
 

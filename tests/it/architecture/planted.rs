@@ -1,0 +1,112 @@
+//! Faults that simulated runs are looked through for: each stands at one place of the host, which the table in `tests/RELIABILITY.md`
+//! names, and only a library that is compiled for simulation has them.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use tidegate_tests::repository;
+
+use super::{collect, host_sources};
+
+const BUGS: &str = "tests/sim/seams/bugs.rs";
+const TABLE: &str = "tests/RELIABILITY.md";
+
+#[test]
+fn each_planted_fault_stands_at_the_one_place_that_the_table_names() {
+    let read = |path: &str| fs::read_to_string(repository().join(path)).expect(path);
+    let bugs = variants(&read(BUGS));
+    assert!(bugs.len() >= 40, "{} faults", bugs.len());
+    let table = rows(&read(TABLE));
+    let mut places: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (path, source) in host_sources() {
+        for bug in planted(&source) {
+            places.entry(bug).or_default().push(path.clone());
+        }
+    }
+    let mut wrong = Vec::new();
+    for bug in &bugs {
+        let at = places.remove(bug).unwrap_or_default();
+        match (&*at, table.iter().find(|(name, _)| name == bug)) {
+            ([path], Some((_, named))) if path == named => {}
+            (_, row) => wrong.push(format!(
+                "{bug} stands in {at:?}, and the table says {row:?}"
+            )),
+        }
+    }
+    wrong.extend(places.keys().map(|bug| format!("{bug} is in no list")));
+    let strangers = table.iter().filter(|(name, _)| !bugs.contains(name));
+    wrong.extend(strangers.map(|(name, _)| format!("{name} is in {TABLE} only")));
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn no_test_of_the_host_has_a_planted_fault() {
+    let mut files = Vec::new();
+    collect(&repository().join("host/src"), &mut files);
+    let in_all = files
+        .iter()
+        .map(|path| fs::read_to_string(path).expect("a readable source file"))
+        .map(|source| planted(&source).len());
+    let outside: usize = host_sources()
+        .iter()
+        .map(|(_, source)| planted(source).len())
+        .sum();
+    assert_eq!(in_all.sum::<usize>(), outside);
+}
+
+#[test]
+fn what_is_bound_otherwise_in_simulated_runs_is_a_constant() {
+    let mut wrong = Vec::new();
+    for (path, source) in host_sources() {
+        let lines = source.lines().filter(|line| line.contains("bound!("));
+        let others = lines.filter(|line| !line.contains("const "));
+        wrong.extend(others.map(|line| format!("{path}: {}", line.trim())));
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+// The variants that the list of faults has: one a line, with a comma.
+fn variants(source: &str) -> Vec<String> {
+    let list = source
+        .split("bugs! {\n")
+        .nth(1)
+        .and_then(|list| list.split("\n}").next());
+    let lines = list.unwrap_or_default().lines().map(str::trim);
+    let names = lines.filter_map(|line| line.strip_suffix(','));
+    names
+        .filter(|name| name.chars().all(char::is_alphanumeric))
+        .map(str::to_owned)
+        .collect()
+}
+
+// Name and file of each row: `| `Name` | `path::function` | …`.
+fn rows(table: &str) -> Vec<(String, String)> {
+    let rows = table.lines().filter_map(|line| {
+        let mut cells = line.strip_prefix("| `")?.split('|').map(str::trim);
+        let name = cells.next()?.trim_matches('`');
+        let (path, _) = cells.next()?.trim_matches('`').split_once("::")?;
+        path.ends_with(".rs")
+            .then(|| (name.to_owned(), path.to_owned()))
+    });
+    rows.collect()
+}
+
+fn planted(source: &str) -> Vec<String> {
+    let rest = source.split("planted!(").skip(1);
+    let names = rest.filter_map(|rest| rest.split(')').next());
+    names.map(str::to_owned).collect()
+}
+
+#[test]
+fn faults_and_rows_are_read() {
+    let source =
+        "macro\nbugs! {\n    // A room.\n    /// It says, a lot,\n    One,\n    Two,\n}\nx,";
+    assert_eq!(variants(source), ["One", "Two"]);
+    let table = "| name | where |\n|---|---|\n| `One` | `store/journal/writer.rs::sync` | it | I1 |\n| `x` | `y` |\n";
+    let row = ("One".to_owned(), "store/journal/writer.rs".to_owned());
+    assert_eq!(rows(table), [row]);
+    assert_eq!(
+        planted("if planted!(One) || !planted!(Two) {"),
+        ["One", "Two"]
+    );
+}

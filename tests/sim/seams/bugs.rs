@@ -1,0 +1,190 @@
+//! Faults that are planted in the simulated library, to see that runs find them. Each stands at one place of `host/src`, where `planted!`
+//! names it, and is there only in a run that asks for it. What each does, and what finds it, is in `tests/RELIABILITY.md`.
+
+use std::cell::Cell;
+
+macro_rules! bugs {
+    ($($(#[$said:meta])* $name:ident,)*) => {
+        /// A fault.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum Bug {
+            $($(#[$said])* $name,)*
+        }
+
+        impl Bug {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$name,)*];
+
+            /// What it is called.
+            #[must_use]
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Self::$name => stringify!($name),)*
+                }
+            }
+        }
+    };
+}
+
+bugs! {
+    // The journal.
+    /// The journal says that it is durable, and was not synced.
+    SyncLeftOut,
+    /// A batch is answered before the journal is synced, which comes at the next interval.
+    AnsweredBeforeSync,
+    /// The end of an interval counts as a sync, and is none.
+    IntervalForgotten,
+    /// Acks are confirmed that are written and not synced.
+    AcksConfirmedUnsynced,
+    /// The name of a journal file is not made durable.
+    NameNotSynced,
+    /// A journal file is not cut at its end before the next one begins.
+    OldFileNotCut,
+    /// The witness names a journal file before it has its name.
+    WitnessAhead,
+    /// A group claims that it is durable before it is.
+    DurableTooHigh,
+    /// A start leaves the torn end of the journal as it is.
+    TornEndKept,
+    /// One file more of the journal is released than is in the checkpoint.
+    ReleasedOneFileEarly,
+    /// Of what is released half counts as free again.
+    FreedCountedWrong,
+    /// A new journal file begins with the end of the one before.
+    TailOfOldFileKept,
+
+    // Checkpoints.
+    /// The journal is released before what stands for it is named.
+    ReleaseBeforeManifest,
+    /// A sealed database is not made durable.
+    GenerationNotSynced,
+    /// The manifest is not written.
+    ManifestNotSaved,
+    /// Producers are left out of the state that a checkpoint saves.
+    ProducersNotSaved,
+    /// Topics are saved as if nothing had been published to them.
+    SequencesNotSaved,
+    /// A checkpoint does not keep what is undecided.
+    UndecidedNotKept,
+    /// A checkpoint keeps one event less of what is undecided.
+    FloorOffByOne,
+    /// A checkpoint does not keep a block of which one event only is pending.
+    LastOneNotKept,
+    /// A checkpoint does not wait until the router has shown all that was before it.
+    CheckpointBeforeRouter,
+    /// A generation counts as needed by nobody.
+    NeededForgotten,
+    /// Only the newest generation is read.
+    OlderGenerationsNotRead,
+    /// The state of a subscription is saved as if it had decided one event more.
+    SavedAsDecided,
+
+    // Starts.
+    /// The first group after a checkpoint is not replayed.
+    ReplayFromTheNext,
+    /// Acks in the journal are not replayed.
+    AcksNotReplayed,
+    /// Batches in the journal are not told to their producers.
+    ProducerForgotten,
+    /// A start does not go on after the positions in the journal.
+    PositionsGivenAgain,
+    /// A start does not go on after the sequences in the journal.
+    SequencesGivenAgain,
+    /// Numbers that an earlier start skipped are given.
+    ReservedIgnored,
+    /// Numbers of what may have been handed out and lost are not skipped.
+    NothingReserved,
+    /// Which numbers are skipped is not written down.
+    ReservedNotWritten,
+    /// What the state of a subscription waits for is not armed.
+    NothingArmedAtStart,
+
+    // Commits.
+    /// Whoever adds to the inbox does not wake the committer.
+    WakeLost,
+    /// That acks were taken is not told to whoever waits for room.
+    AcksTakenUntold,
+    /// Acks are not written down.
+    AcksNotNoted,
+    /// Notes that do not fit into a group are not written before it.
+    NotesBeforeSkipped,
+    /// A topic gives the sequences of a group again.
+    TopicNotAdvanced,
+    /// A large batch uses up one sequence more than it has events.
+    SequenceSkipped,
+    /// Answers go to the publisher whose batch was before.
+    AnswersMixed,
+    /// A new subscription begins one event late.
+    StartsOneLate,
+    /// A resent batch is stored again.
+    ResendIsFresh,
+    /// A resent batch is answered with the sequence after its own.
+    ResendAnsweredWrong,
+    /// One batch less is remembered than may be sent again.
+    AnswersForgottenEarly,
+
+    // Who gets what.
+    /// The recent end of the log is read from the block after the one that was asked for.
+    TailPassesOver,
+    /// The end of the log is taken after it was read, and what came between is passed over.
+    RoutedPastNew,
+    /// The first event of what is shown to subscriptions is left out.
+    RoutedFromTheNext,
+    /// A subscription joins the others although it has not seen all that they have.
+    JoinedBehind,
+    /// What a step of a catch-up did not come to is passed over.
+    CatchUpCutShort,
+    /// What was acked before it was matched comes again.
+    AckedAheadForgotten,
+    /// An event is passed over where a consumer takes no more.
+    FreshPassedOver,
+
+    // What consumers hold.
+    /// What is acked counts as in flight for good.
+    AckedStaysInFlight,
+    /// What is wanted again comes nowhere.
+    NackLost,
+    /// What its consumer has not seen when it goes comes nowhere.
+    UnseenGoesNowhere,
+    /// What misses its deadline comes nowhere.
+    LateGoesNowhere,
+    /// What was left alone for a while comes nowhere.
+    DueGoesNowhere,
+    /// An ack takes the event after its own, too.
+    AckTakesTheNext,
+    /// Nobody looks when the deadline of what is handed out is over.
+    DeadlineNotArmed,
+    /// A consumer whose application stands still keeps suspects from all others.
+    StalledDrains,
+    /// A suspect that is acked stays where suspects wait.
+    SuspectStaysPlaced,
+    /// What was leased and not read is nobody's.
+    LeasesNotGivenBack,
+
+    // Connections.
+    /// What a lost connection had not sent is not given back.
+    UnsentCounts,
+    /// Acks are confirmed before they are written.
+    ConfirmedEarly,
+    /// Credit that a consumer grants is not counted.
+    CreditNotGrown,
+    /// Whoever waits for credit is not told of it.
+    CreditUntold,
+    /// Credit of an answered batch is not given back.
+    CreditKept,
+}
+
+thread_local! {
+    static PLANTED: Cell<Option<Bug>> = const { Cell::new(None) };
+}
+
+/// Plants a fault in what this thread runs from now on, or none.
+pub fn plant(bug: Option<Bug>) {
+    PLANTED.set(bug);
+}
+
+/// Whether this one is planted.
+#[must_use]
+pub fn is_planted(bug: Bug) -> bool {
+    PLANTED.get() == Some(bug)
+}
