@@ -6,7 +6,9 @@ use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::checkpointer::{Checkpointer, CheckpointerParts, Decision};
+use super::checkpointer::{
+    Checkpointer, CheckpointerParts, Decision, RECLAIM_EVERY, RELEASE_EVERY,
+};
 use crate::broker::commit::tests::fixture::Fixture;
 use crate::broker::matching::unfiltered_router::Router;
 use crate::domain::{Position, SubscriptionId, TopicId};
@@ -185,6 +187,32 @@ async fn a_checkpoint_that_gets_no_mark_is_tried_again_by_itself() {
     assert_eq!(bench.generations(), []);
     bench.turn_until(|bench| bench.events_kept() == 1).await;
     assert_eq!(bench.fixture.conditions.all(), []);
+}
+
+// As long as the disk fails, which may be for hours.
+#[tokio::test(start_paused = true)]
+async fn while_a_failed_checkpoint_waits_each_turn_rests() {
+    let mut bench = Bench::with_pending(1).await;
+    bench.route().await;
+    bench.fixture.checkpoint_due.notify_one();
+    bench.turn().await;
+    // From now on the generation is there for its state only, which a checkpoint is asked for.
+    bench.ack(1, 1);
+    tokio::time::sleep(RELEASE_EVERY * 2).await;
+    let begun = tokio::time::Instant::now();
+    let turns = 40;
+    for _ in 0..turns {
+        bench.fixture.journal.fail_next(Call::Mark, Fault::Retry);
+        bench.turn().await;
+    }
+    let why = bench.fixture.conditions.reason(&Condition::CheckpointFails);
+    assert!(why.is_some_and(|why| why.contains("no mark")));
+    // The one after it was asked for comes at once.
+    assert!(
+        begun.elapsed() >= RECLAIM_EVERY * (turns - 2),
+        "{turns} turns in {:?}",
+        begun.elapsed()
+    );
 }
 
 #[tokio::test(start_paused = true)]
