@@ -27,7 +27,7 @@ fn seeds() -> Vec<Range<u64>> {
             .split_once("..")
             .expect("TIDEGATE_SIM_SEEDS is like 1000..2000");
         let number = |word: &str| word.parse().expect("TIDEGATE_SIM_SEEDS has two numbers");
-        return vec![number(both.0)..number(both.1)];
+        return std::iter::once(number(both.0)..number(both.1)).collect();
     }
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     let first = now.map_or(0, |since| since.as_secs()) * 1_000;

@@ -24,6 +24,8 @@ pub(super) struct Starts {
     /// When the life that starts began to, and whether it still does.
     began_ms: u64,
     is_starting: bool,
+    /// Whether a life has kept room for starts on a full disk.
+    has_served: bool,
     /// Until when the disk fails in a way for which a start may be refused.
     fails_until: u64,
     /// The same of faults that strike what a start writes, once it has found nothing to refuse it for.
@@ -37,12 +39,13 @@ impl Group for Starts {
         match &entry.what {
             What::Troubled { what, until_ms } => {
                 if let Ok(Fault::Disk(fault)) = serde_json::from_str(what) {
-                    self.troubled(&fault, entry.ms, *until_ms);
+                    self.troubled(&fault, *until_ms);
                 }
             }
             What::Torn { .. } => self.is_torn = true,
             What::Rescued { .. } => self.is_torn = false,
-            What::Serves { .. } | What::Crashed { .. } => self.is_starting = false,
+            What::Serves { .. } => (self.is_starting, self.has_served) = (false, true),
+            What::Crashed { .. } => self.is_starting = false,
             What::Refuses { .. } if self.is_torn || self.fails_until >= self.began_ms => {
                 self.was_refused = self.writes_fail_until < self.began_ms;
             }
@@ -69,10 +72,11 @@ impl Group for Starts {
 }
 
 impl Starts {
-    fn troubled(&mut self, fault: &DiskFault, now_ms: u64, until_ms: u64) {
-        // On a full disk a start works. It begins by giving back the room that was kept for it, which others may take then.
+    fn troubled(&mut self, fault: &DiskFault, until_ms: u64) {
+        // On a full disk a start works by the room that was kept for it. Before the first life there is none, and a start begins by giving
+        // it back, so that others may take it then.
         let until_ms = match fault {
-            DiskFault::Full { .. } if self.is_starting => now_ms,
+            DiskFault::Full { .. } if self.is_starting || !self.has_served => until_ms,
             fault if fault.may_refuse_a_start() => until_ms,
             _ => return,
         };

@@ -429,6 +429,28 @@ fn a_start_loses_nothing_and_a_refused_one_changes_nothing() {
     ]);
 }
 
+// Only what was kept for it lets a start work on a full disk.
+#[test]
+fn a_start_on_a_full_disk_is_refused_only_where_no_room_was_kept_for_it() {
+    let ended = "19 broker crashed life=1 cause=kill\n";
+    let full = "20 stage troubled what={\"disk\":{\"full\":{\"left_bytes\":0,\"lasts_ms\":50}}} until_ms=70\n";
+    let starts = "20 broker starts life=2\n";
+    let refuses = "21 broker refuses life=2 why=full\n";
+    let later = "71 broker starts life=3\n72 broker refuses life=3 why=full\n";
+    check_broken(&[
+        ("room was kept", &[ended, full, starts, refuses], &["I20"]),
+        ("given back", &[ended, starts, full, refuses], &[]),
+        ("over", &[ended, starts, full, refuses, later], &["I20"]),
+    ]);
+    let first = [
+        "0 broker starts life=1\n",
+        full,
+        "21 broker refuses life=1 why=full\n",
+    ];
+    let first = history::read(&first.concat()).expect("a history");
+    assert_eq!(check(&first), [], "none was kept before the first life");
+}
+
 #[test]
 fn what_came_late_may_have_been_answered_late() {
     let outage = |actor: &str, lasts_ms: u64| {
