@@ -1,18 +1,16 @@
-//! What users are promised is kept in runs of many seeds: some that are the same each time, and some that never were before.
+//! What users are promised is kept in runs of many seeds: the same each time, or those that are asked for, such as ones that never were.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use tidegate_sim::plan::Plan;
 use tidegate_sim::scheduler::Options;
 use tidegate_sim::stage::{Report, examine, smallest};
 
-/// Seeds that are played each time, and how many of others.
-const ALWAYS: Range<u64> = 0..200;
-const FRESH: u64 = 100;
+/// Seeds that are played each time.
+const ALWAYS: Range<u64> = 0..300;
 /// Runs at a time.
 const THREADS: usize = 2;
 /// Failures that are told; and runs that may be made to find a smaller plan, of the first.
@@ -20,36 +18,31 @@ const TOLD: usize = 3;
 const TRIES_MAX: usize = 100;
 
 // Those of `TIDEGATE_SIM_SEEDS`, as `1000..2000`, alone, if it is there.
-fn seeds() -> Vec<Range<u64>> {
+fn seeds() -> Range<u64> {
     let asked = std::env::var("TIDEGATE_SIM_SEEDS").ok();
     if let Some(asked) = asked {
         let both = asked
             .split_once("..")
             .expect("TIDEGATE_SIM_SEEDS is like 1000..2000");
         let number = |word: &str| word.parse().expect("TIDEGATE_SIM_SEEDS has two numbers");
-        return std::iter::once(number(both.0)..number(both.1)).collect();
+        return number(both.0)..number(both.1);
     }
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    let first = now.map_or(0, |since| since.as_secs()) * 1_000;
-    vec![ALWAYS, first..first + FRESH]
+    ALWAYS
 }
 
 #[test]
 fn what_users_are_promised_is_kept() {
-    let ranges = seeds();
-    // To play the fresh ones again: TIDEGATE_SIM_SEEDS=…
-    eprintln!("seeds {ranges:?}");
-    let seeds: Vec<u64> = ranges.into_iter().flatten().collect();
-    let next = AtomicU64::new(0);
+    let seeds = seeds();
+    let next = AtomicU64::new(seeds.start);
     let failed: Mutex<Vec<(Plan, Report)>> = Mutex::default();
     let work = || {
         loop {
-            let at = next.fetch_add(1, Ordering::Relaxed);
-            let Some(seed) = usize::try_from(at).ok().and_then(|at| seeds.get(at)) else {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= seeds.end {
                 return;
-            };
-            let plan = Plan::of(*seed);
-            let report = examine(&plan, Options::of(*seed));
+            }
+            let plan = Plan::of(seed);
+            let report = examine(&plan, Options::of(seed));
             if !report.violations.is_empty() {
                 let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
                 failed.push((plan, report));
