@@ -101,7 +101,7 @@ impl Group for Ledger {
             What::NotPublished {
                 op, is_sure: true, ..
             } => self.refused(*op, facts, found),
-            What::Delivered { .. } => self.delivered(entry, found),
+            What::Delivered { .. } => self.delivered(entry, facts, found),
             What::Says {
                 subscription,
                 position,
@@ -194,7 +194,7 @@ impl Ledger {
         }
     }
 
-    fn delivered(&mut self, entry: &Entry, found: &mut Found) {
+    fn delivered(&mut self, entry: &Entry, facts: &Facts, found: &mut Found) {
         let What::Delivered {
             subscription,
             position,
@@ -217,13 +217,21 @@ impl Ledger {
         // One that was there before its subscription was published for it all the same, if that begins with what is there.
         let open = Fates::ABSENT.or(Fates::PENDING);
         let fates = holding.fates.entry(*n).or_insert(open);
-        if *fates == Fates::DONE {
-            let says = format!(
-                "event {n} at {position} was acked in {subscription}, which was confirmed, and came again"
-            );
-            found.breaks(&ACKED, says);
+        let deadline_ms = facts.subscriptions.get(subscription);
+        let deadline_ms = deadline_ms.map_or(u64::MAX, |of| of.ack_deadline_ms);
+        let was_on_its_way = facts.may_come_late(&entry.who, entry.ms, deadline_ms);
+        match *fates == Fates::DONE {
+            // An earlier hand-out to this consumer, which was given to another when its deadline was over.
+            true if was_on_its_way => {}
+            true => {
+                let says = format!(
+                    "event {n} at {position} was acked in {subscription}, which was confirmed, and came again"
+                );
+                found.breaks(&ACKED, says);
+                *fates = Fates::PENDING;
+            }
+            false => *fates = Fates::PENDING,
         }
-        *fates = Fates::PENDING;
         holding.positions.insert(*position, *n);
         holding.handed.insert(*position, handed);
     }

@@ -2,7 +2,7 @@
 
 use super::facts::Facts;
 use super::{Found, Group, Promise};
-use crate::history::{Entry, What};
+use crate::history::{Cause, Entry, What};
 use crate::plan::Fault;
 use crate::plan::disk::DiskFault;
 
@@ -24,8 +24,8 @@ pub(super) struct Starts {
     /// When the life that starts began to, and whether it still does.
     began_ms: u64,
     is_starting: bool,
-    /// Whether a life has kept room for starts on a full disk.
-    has_served: bool,
+    /// Whether a life has kept room for starts on a full disk. It is not synced, so a power cut may take it.
+    has_room: bool,
     /// Until when the disk fails in a way for which a start may be refused.
     fails_until: u64,
     /// The same of faults that strike what a start writes, once it has found nothing to refuse it for.
@@ -44,8 +44,11 @@ impl Group for Starts {
             }
             What::Torn { .. } => self.is_torn = true,
             What::Rescued { .. } => self.is_torn = false,
-            What::Serves { .. } => (self.is_starting, self.has_served) = (false, true),
-            What::Crashed { .. } => self.is_starting = false,
+            What::Serves { .. } => (self.is_starting, self.has_room) = (false, true),
+            What::Crashed { cause, .. } => {
+                self.is_starting = false;
+                self.has_room &= *cause != Cause::Power;
+            }
             What::Refuses { .. } if self.is_torn || self.fails_until >= self.began_ms => {
                 self.was_refused = self.writes_fail_until < self.began_ms;
             }
@@ -73,10 +76,10 @@ impl Group for Starts {
 
 impl Starts {
     fn troubled(&mut self, fault: &DiskFault, until_ms: u64) {
-        // On a full disk a start works by the room that was kept for it. Before the first life there is none, and a start begins by giving
-        // it back, so that others may take it then.
+        // On a full disk a start works by the room that was kept for it. Before the first life and after a power cut there may be none,
+        // and a start begins by giving it back, so that others may take it then.
         let until_ms = match fault {
-            DiskFault::Full { .. } if self.is_starting || !self.has_served => until_ms,
+            DiskFault::Full { .. } if self.is_starting || !self.has_room => until_ms,
             fault if fault.may_refuse_a_start() => until_ms,
             _ => return,
         };

@@ -433,6 +433,7 @@ fn a_start_loses_nothing_and_a_refused_one_changes_nothing() {
 #[test]
 fn a_start_on_a_full_disk_is_refused_only_where_no_room_was_kept_for_it() {
     let ended = "19 broker crashed life=1 cause=kill\n";
+    let power = "19 broker crashed life=1 cause=power\n";
     let full = "20 stage troubled what={\"disk\":{\"full\":{\"left_bytes\":0,\"lasts_ms\":50}}} until_ms=70\n";
     let starts = "20 broker starts life=2\n";
     let refuses = "21 broker refuses life=2 why=full\n";
@@ -441,6 +442,7 @@ fn a_start_on_a_full_disk_is_refused_only_where_no_room_was_kept_for_it() {
         ("room was kept", &[ended, full, starts, refuses], &["I20"]),
         ("given back", &[ended, starts, full, refuses], &[]),
         ("over", &[ended, starts, full, refuses, later], &["I20"]),
+        ("the power went", &[power, full, starts, refuses], &[]),
     ]);
     let first = [
         "0 broker starts life=1\n",
@@ -463,6 +465,12 @@ fn what_came_late_may_have_been_answered_late() {
     assert_eq!(came_again(&outage("c", 29_999)), ["I5"]);
     assert_eq!(came_again(&outage("d", 30_000)), ["I5"]);
     assert_eq!(came_again(&outage("c", 30_000)), Vec::<&str>::new());
+    // An earlier hand-out to another consumer comes once its link works again.
+    let to_another = AGAIN.replace("c delivered", "d delivered");
+    let came_to_another =
+        |trouble: &str| broken(&[trouble, ONE, GOT, ACKED, CONFIRMED, &to_another]);
+    assert_eq!(came_to_another(&outage("d", 29_999)), ["I5"]);
+    assert_eq!(came_to_another(&outage("d", 30_000)), Vec::<&str>::new());
 }
 
 #[test]
