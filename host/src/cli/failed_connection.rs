@@ -313,9 +313,9 @@ pub(super) async fn why_silent_for(address: &str, waited: Duration) -> Why {
 /// Why nothing came back within `waited`, as far as that is found out `within` so long: a resolver may be silent for long.
 async fn why_silent(address: &str, waited: Duration, within: Duration) -> Why {
     let address = address.to_owned();
-    // A part of it is left for the resolver.
-    let port_within = PORT_ANSWERS_WITHIN.min(within / 4);
-    let probes_within = (within - port_within) * 3 / 4;
+    // The port is asked twice, and a part is left for the resolver.
+    let port_within = PORT_ANSWERS_WITHIN.min(within / 5);
+    let probes_within = (within - 2 * port_within) * 3 / 4;
     let asked = address.clone();
     let looking = tokio::task::spawn_blocking(move || {
         let resolved = asked.to_socket_addrs().ok()?.next()?;
