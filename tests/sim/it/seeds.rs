@@ -1,18 +1,14 @@
 //! What users are promised is kept in runs of many seeds: the same each time, or those that are asked for, such as ones that never were.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
-use std::thread;
 
 use tidegate_sim::plan::Plan;
+use tidegate_sim::planted::on_two_threads;
 use tidegate_sim::scheduler::Options;
 use tidegate_sim::stage::{Report, examine, smallest};
 
 /// Seeds that are played each time.
 const ALWAYS: Range<u64> = 0..300;
-/// Runs at a time.
-const THREADS: usize = 2;
 /// Failures that are told; and runs that may be made to find a smaller plan, of the first.
 const TOLD: usize = 3;
 const TRIES_MAX: usize = 100;
@@ -33,29 +29,14 @@ fn seeds() -> Range<u64> {
 #[test]
 fn what_users_are_promised_is_kept() {
     let seeds = seeds();
-    let next = AtomicU64::new(seeds.start);
-    let failed: Mutex<Vec<(Plan, Report)>> = Mutex::default();
-    let work = || {
-        loop {
-            let seed = next.fetch_add(1, Ordering::Relaxed);
-            if seed >= seeds.end {
-                return;
-            }
-            let plan = Plan::of(seed);
-            let report = examine(&plan, Options::of(seed));
-            if !report.violations.is_empty() {
-                let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
-                failed.push((plan, report));
-            }
-        }
-    };
-    thread::scope(|scope| {
-        for _ in 0..THREADS {
-            scope.spawn(work);
-        }
+    assert!(!seeds.is_empty(), "no seed is in {seeds:?}");
+    let seeds: Vec<u64> = seeds.collect();
+    let played = on_two_threads(&seeds, |seed| {
+        let plan = Plan::of(*seed);
+        let report = examine(&plan, Options::of(*seed));
+        (!report.violations.is_empty()).then_some((plan, report))
     });
-    let mut failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
-    failed.sort_by_key(|(plan, _)| plan.seed);
+    let failed: Vec<(Plan, Report)> = played.into_iter().flatten().collect();
     let told = failed
         .iter()
         .take(TOLD)
