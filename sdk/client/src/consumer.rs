@@ -19,6 +19,7 @@
 mod acker;
 mod ahead;
 mod buffer;
+mod come_again;
 mod credit;
 mod delivery;
 mod driver;

@@ -20,7 +20,7 @@ pub const TOPIC_HEADER: &str = "tidegate-dead-topic";
 pub const SEQUENCE_HEADER: &str = "tidegate-dead-sequence";
 /// Header with the event's place in the broker, where nothing else is known of it.
 pub const POSITION_HEADER: &str = "tidegate-dead-position";
-/// Header that says how often the event was handed out.
+/// Header that says how many attempts at the event counted.
 pub const ATTEMPTS_HEADER: &str = "tidegate-dead-attempts";
 
 /// Says why the event was given up, in place of what an earlier letter said.

@@ -14,7 +14,7 @@ use crate::state::position_set::PositionSet;
 pub struct GivenUp {
     /// Which event.
     pub position: Position,
-    /// How often it was tried: handed out, and not acked in the end.
+    /// How many attempts at it counted.
     pub attempts: u32,
     /// Why it was given up.
     pub reason: GiveUpReason,

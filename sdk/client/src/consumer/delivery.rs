@@ -22,7 +22,7 @@ use crate::event::Event;
 /// Its answers never block: they are joined and sent by the consumer's task. The first of [`ack`](Self::ack),
 /// [`nack`](Self::nack) and [`term`](Self::term) counts. A delivery that is dropped without an answer is delivered
 /// again after the subscription's ack deadline. That begins when the application gets it. An answer that is late changes
-/// nothing, and [`flush_acks`](crate::Consumer::flush_acks) says so.
+/// nothing, also when the event has come again by then, and [`flush_acks`](crate::Consumer::flush_acks) says so.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Delivery {
@@ -218,6 +218,18 @@ impl Handout {
             .count();
         let bytes = self.events.iter().map(|event| event.len() as u64).sum();
         ((self.positions.len() - further) as u64, bytes)
+    }
+
+    /// Where its deliveries are, and their numbers, if they were handed out before and are to be answered; `delivered` is the number of the
+    /// last.
+    pub(super) fn come_again(&self, delivered: u64) -> impl Iterator<Item = (u64, u64)> + use<> {
+        let mut positions = match self.attempt > 1 && self.discard_when_stale {
+            true => self.positions.clone(),
+            false => Vec::new(),
+        };
+        positions.dedup();
+        let before = delivered.saturating_sub(positions.len() as u64);
+        positions.into_iter().zip(before + 1..)
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -412,8 +412,12 @@ impl<C: Connection> Driver<C> {
         let delivered = stream.deliver(events, bytes, &self.shared);
         let delivered = delivered.map_err(End::Fatal)?;
         handout.hear_first = suspect.then_some(delivered);
-        self.shared
-            .fill(|state| state.buffer.push(handout, Instant::now()));
+        self.shared.fill(|state| {
+            for (position, number) in handout.come_again(delivered) {
+                state.come_again.add(position, number);
+            }
+            state.buffer.push(handout, Instant::now());
+        });
         Ok(())
     }
 

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::ahead::Ahead;
 use super::buffer::Buffer;
+use super::come_again::ComeAgain;
 use super::delivery::Encoded;
 use super::in_hand::InHand;
 use super::not_held::NotHeld;
@@ -78,6 +79,8 @@ pub(super) struct State {
     pub(super) answers: Answers,
     /// What was answered and not held any more.
     pub(super) not_held: NotHeld,
+    /// What came on the present stream more than once.
+    pub(super) come_again: ComeAgain,
     /// Milliseconds of the subscription's ack deadline.
     pub(super) ack_deadline_ms: u64,
     /// Why nothing comes at present.
@@ -150,6 +153,7 @@ impl State {
         self.moves = false;
         self.in_hand.reset();
         self.not_held.forget_stream();
+        self.come_again.forget_stream();
         self.wake_told();
     }
 
@@ -256,6 +260,7 @@ impl Shared {
             record(&mut state.answers);
             let number = which.of_stream.map(|(_, number)| number);
             state.in_hand.settle(number, which.position);
+            state.come_again.settle(which.position);
             true
         });
     }
@@ -296,6 +301,15 @@ impl Shared {
             let generation = which.of_stream.map(|(generation, _)| generation);
             if generation.is_some_and(|generation| generation != state.generation) {
                 state.acks_lost = true;
+                return;
+            }
+            let number = which.of_stream.map(|(_, number)| number);
+            if let Some(newest) =
+                number.and_then(|number| state.come_again.since(which.position, number))
+            {
+                // By its position the broker would take it for an answer to what came since.
+                let position = which.position;
+                state.not_held.add(position..=position, newest - 1);
                 return;
             }
             let wake = state.answers.is_empty();
@@ -441,7 +455,10 @@ impl Shared {
         if expires_ms == u64::MAX {
             return false;
         }
-        if state.generation != generation || state.not_held.names(position, number) {
+        if state.generation != generation
+            || state.not_held.names(position, number)
+            || state.come_again.since(position, number).is_some()
+        {
             return true;
         }
         let extended_ms = state.in_hand.extended_until_ms(position);

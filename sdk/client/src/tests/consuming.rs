@@ -552,6 +552,49 @@ async fn late_answers_are_told_to_the_application() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_late_answer_is_none_to_what_came_again() {
+    let mut broker = Broker::start();
+    let client = broker.client().await;
+    let (mut consumer, mut stream) = attach(&mut broker, &client, ConsumerOptions::default()).await;
+    stream.deliver(1, &[1, 1, 1, 1, 1]).await;
+    let mut late = Vec::new();
+    for _ in 0..5 {
+        late.push(take(&mut consumer).await);
+    }
+    late[4].ack();
+    assert_eq!(stream.command().await, ack(&[5], &[0], 0));
+    // Of these the application has one, and the others wait for it.
+    stream.deliver(2, &[1, 1, 1, 1]).await;
+    let mut again = vec![take(&mut consumer).await];
+    assert!(late[..4].iter().all(Delivery::is_expired));
+    assert!(!again[0].is_expired());
+    late[0].ack();
+    late[1].nack(None);
+    late[2].term("of no use");
+    late[3].extend();
+    let (flushed, ()) = tokio::join!(soon(consumer.flush_acks()), async {
+        // Of the fifth.
+        assert_eq!(stream.command().await, ack(&[], &[], 1));
+        let confirmed = pb::Confirmed {
+            confirm: vec![1],
+            ..Default::default()
+        };
+        stream.say(Message::Confirmed(confirmed)).await;
+    });
+    let error = flushed.unwrap_err();
+    assert!(
+        matches!(&error, SubscribeError::NotHeld { positions, more: false } if *positions == [1..=1, 2..=2, 3..=3, 4..=4]),
+        "{error:?}"
+    );
+    for _ in 1..4 {
+        again.push(take(&mut consumer).await);
+    }
+    assert!(!again.iter().any(Delivery::is_expired));
+    again.iter().for_each(Delivery::ack);
+    assert_eq!(stream.command().await, ack(&[1], &[3], 0));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_delivery_expires_with_its_deadline_unless_it_is_extended() {
     let mut broker = Broker::start();
     let client = broker.client().await;
