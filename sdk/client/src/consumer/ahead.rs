@@ -74,7 +74,9 @@ impl Ahead {
             return 0;
         }
         let took = handed_over.saturating_sub(self.due_at);
-        if is_wanted || is_due && took > self.steps / 2 {
+        // Where more was passed over than it might go, a word is wanted however little the application takes.
+        let takes_much = is_wanted && handed_over <= self.allowed;
+        if takes_much || is_due && took > self.steps / 2 {
             self.steps = self.steps.saturating_mul(2);
         } else if is_due && took <= self.steps / 8 {
             self.steps = (self.steps / 2).max(STEPS_MIN);
@@ -86,8 +88,13 @@ impl Ahead {
         self.bound(handed_over, round_trip)
     }
 
-    /// What is said at the beginning; and when the count of `handed_over` rises by deliveries that the application never gets. It goes no
-    /// further for that: the next word lets it.
+    /// So many count among those handed over from now on that the application never gets. It goes no further for that: the next word lets
+    /// it.
+    pub(super) fn pass_over(&mut self, deliveries: u64) {
+        self.due_at = self.due_at.saturating_add(deliveries);
+    }
+
+    /// What is said at the beginning, and when deliveries were passed over.
     pub(super) fn bound(&self, handed_over: u64, round_trip: Duration) -> u64 {
         if self.steps == 0 {
             return 0;
@@ -199,11 +206,31 @@ mod tests {
             }
             let said = if round % 11 == 5 {
                 handed_over += 5_000;
+                ahead.pass_over(5_000);
                 ahead.bound(handed_over, NEAR)
             } else {
                 ahead.say(handed_over, round % 3 == 0, NEAR)
             };
             (before, last) = (last, said);
+        }
+    }
+
+    #[test]
+    fn what_is_passed_over_is_not_taken() {
+        let mut ahead = Ahead::default();
+        let mut handed_over = 0;
+        // One is taken now and then, and many are given back in between.
+        for round in 0..100 {
+            take(&mut ahead, &mut handed_over, 1);
+            handed_over += 4_096;
+            ahead.pass_over(4_096);
+            ahead.bound(handed_over, NEAR);
+            assert!(
+                !ahead.may_hand_over(handed_over + 1),
+                "the word comes first"
+            );
+            let said = ahead.say(handed_over, round % 2 == 0, NEAR);
+            assert_eq!(said, handed_over + 12);
         }
     }
 

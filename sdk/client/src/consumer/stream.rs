@@ -28,8 +28,12 @@ use crate::hello::Established;
 const ANSWERS_MAX: Duration = Duration::from_secs(5);
 
 /// How long nothing is handed out, at most, when the consumer is to move to a connection that is only better: as long as the ack deadline
-/// is by default. After that it goes on, and moves when it happens to have nothing in hand.
+/// is by default. After that it goes on for a while, and pauses again, since an application that always has several in hand has an end
+/// of them only when it gets no more. It moves whenever it happens to have nothing in hand.
 const PAUSE_MAX: Duration = Duration::from_secs(30);
+
+/// How long it goes on between two pauses: so long that they cost a tenth of its time, where it holds something for as long as that.
+const BETWEEN_PAUSES: Duration = Duration::from_secs(270);
 
 pub(super) struct ConsumerStream<C: Connection> {
     pub(super) frames: FrameStream<C>,
@@ -145,11 +149,8 @@ impl<C: Connection> ConsumerStream<C> {
     /// There is another connection. The application gets no more from this stream, and has time to answer what it has in hand: as long as
     /// the broker takes answers when that has said goodbye, and otherwise as long as it holds any of that, though not without anything new.
     pub(super) fn begin_to_move(&mut self, shared: &Shared) {
-        let mut state = shared.state();
         self.moves_since = Some(Instant::now());
-        // What the broker has not heard of yet is not waited for any longer.
-        shared.look_at_clock(&mut state);
-        state.moves = true;
+        self.hand_nothing_over(shared, &mut shared.state());
     }
 
     /// It is to move.
@@ -202,23 +203,37 @@ impl<C: Connection> ConsumerStream<C> {
 
     // Hands nothing over until it leaves, but not for long where it can as well stay. Returns when to look again.
     fn pause(
-        &self,
+        &mut self,
         shared: &Shared,
         state: &mut State,
         since: Instant,
         leaves_at: Instant,
     ) -> Instant {
-        let goes_on_at = since + PAUSE_MAX;
         if self.established.goodbye.initialized() {
-            state.moves = true;
-        } else if Instant::now() < goes_on_at {
-            return leaves_at.min(goes_on_at);
+            self.hand_nothing_over(shared, state);
+            return leaves_at;
+        }
+        let now = Instant::now();
+        let (pauses, lasts) = pause_at(now - since);
+        if pauses {
+            self.hand_nothing_over(shared, state);
         } else if std::mem::take(&mut state.moves) {
             state.wake_waiting();
             // It grants what was not granted meanwhile.
             shared.wake.notify_one();
         }
-        leaves_at
+        leaves_at.min(now + lasts)
+    }
+
+    fn hand_nothing_over(&mut self, shared: &Shared, state: &mut State) {
+        if std::mem::replace(&mut state.moves, true) {
+            return;
+        }
+        // What the broker has not heard of yet is not waited for any longer.
+        shared.look_at_clock(state);
+        if let Some(renewal) = &mut self.renewal {
+            renewal.plan(state);
+        }
     }
 
     /// What came on a stream that moves is for others.
@@ -305,7 +320,10 @@ impl<C: Connection> ConsumerStream<C> {
             if state.detached {
                 return;
             }
+            let before = state.handed_over;
             let commands = renewal.commands(&mut state);
+            let given_back = state.handed_over - before;
+            state.ahead.pass_over(given_back);
             let handed_over = state.handed_over.max(self.told);
             let word = Word {
                 handed_over,
@@ -466,6 +484,16 @@ impl<C: Connection> ConsumerStream<C> {
         self.confirms
             .into_iter()
             .flat_map(|confirm| confirm.waiters)
+    }
+}
+
+// Whether a stream pauses that may as well stay and is to move for so long already, and for how long it goes on with that.
+fn pause_at(moves_for: Duration) -> (bool, Duration) {
+    let round = PAUSE_MAX + BETWEEN_PAUSES;
+    let begun = Duration::from_nanos_u128(moves_for.as_nanos() % round.as_nanos());
+    match begun < PAUSE_MAX {
+        true => (true, PAUSE_MAX - begun),
+        false => (false, round - begun),
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tidegate_wire::pb::consumer_command::Command;
 use tidegate_wire::pb::{self, broker_to_consumer};
+use tidegate_wire::stream::memory::MemoryConnection;
 use tidegate_wire::stream::{Connection, ConnectionEnd};
 use tokio::time::Instant;
 
@@ -13,7 +14,7 @@ use super::another_connection::{
     FarBroker, another_after, another_after_goodbye, consumer, opened, publisher, take, until,
 };
 use super::broker::{Broker, Stream, soon};
-use crate::{ConsumerOptions, Event, SubscribeError};
+use crate::{Client, Consumer, ConsumerOptions, Event, SubscribeError};
 
 #[tokio::test(start_paused = true)]
 async fn a_publisher_moves_when_everything_is_answered_and_sends_nothing_twice() {
@@ -79,6 +80,27 @@ async fn finished(stream: &mut Stream) {
     }
 }
 
+// The last that the client asks for on a stream from which it moves.
+async fn confirms_the_last(stream: &mut Stream) {
+    let number = asked_to_confirm(stream).await;
+    confirm(stream, number).await;
+}
+
+// The client has finished the first stream, and has another.
+async fn goes_on_elsewhere<D>(mut first: Stream, broker: &mut Broker<MemoryConnection, D>) {
+    assert_eq!(first.reset_code().await, None, "finished");
+    first.finish();
+    broker.stream().await.subscribe_ready().await;
+}
+
+// A consumer whose broker is far away, on its first stream.
+async fn far_consumer() -> (FarBroker, Client, Consumer, Stream) {
+    let mut broker = FarBroker::far_away();
+    let client = broker.far_client().await;
+    let (consumer, first) = consumer(&mut broker, &client).await;
+    (broker, client, consumer, first)
+}
+
 // The client finds that, and makes another connection.
 async fn packets_come_late(broker: &mut FarBroker) {
     broker.door.seen.lost.store(400, Ordering::Relaxed);
@@ -134,9 +156,7 @@ async fn a_consumer_whose_application_does_not_answer_moves_all_the_same() {
     first.deliver(1, &[1]).await;
     let slow = take(&mut consumer).await;
     broker.go_away().await;
-    assert_eq!(first.reset_code().await, None, "finished");
-    first.finish();
-    broker.stream().await.subscribe_ready().await;
+    goes_on_elsewhere(first, &mut broker).await;
     soon(until(|| slow.is_expired())).await;
     slow.ack();
     let lost = soon(consumer.flush_acks()).await;
@@ -237,19 +257,15 @@ async fn what_is_named_twice_keeps_nothing_else_from_being_waited_for() {
     tokio::time::sleep(Duration::from_secs(4)).await;
     assert!(!two.is_expired());
     acker.ack(two.position);
-    let number = asked_to_confirm(&mut first).await;
-    confirm(&mut first, number).await;
-    first.finish();
-    broker.stream().await.subscribe_ready().await;
+    confirms_the_last(&mut first).await;
+    goes_on_elsewhere(first, &mut broker).await;
     assert!(two.is_expired());
     drop(consumer);
 }
 
 #[tokio::test(start_paused = true)]
 async fn where_packets_come_late_a_consumer_waits_for_what_the_application_still_holds() {
-    let mut broker = FarBroker::far_away();
-    let client = broker.far_client().await;
-    let (mut consumer, mut first) = consumer(&mut broker, &client).await;
+    let (mut broker, _client, mut consumer, mut first) = far_consumer().await;
     first.deliver(1, &[1, 1]).await;
     let (one, two) = (take(&mut consumer).await, take(&mut consumer).await);
     packets_come_late(&mut broker).await;
@@ -263,19 +279,15 @@ async fn where_packets_come_late_a_consumer_waits_for_what_the_application_still
     tokio::time::sleep(Duration::from_secs(30)).await;
     assert!(!two.is_expired());
     two.ack();
-    let number = asked_to_confirm(&mut first).await;
-    confirm(&mut first, number).await;
-    first.finish();
-    broker.stream().await.subscribe_ready().await;
+    confirms_the_last(&mut first).await;
+    goes_on_elsewhere(first, &mut broker).await;
     soon(consumer.flush_acks()).await.expect("nothing is lost");
     assert_eq!(consumer.obstacle(), None);
 }
 
 #[tokio::test(start_paused = true)]
 async fn where_packets_come_late_a_consumer_stays_that_has_something_in_hand_for_long() {
-    let mut broker = FarBroker::far_away();
-    let client = broker.far_client().await;
-    let (mut consumer, mut first) = consumer(&mut broker, &client).await;
+    let (mut broker, _client, mut consumer, mut first) = far_consumer().await;
     first.deliver(1, &[1]).await;
     let job = take(&mut consumer).await;
     let begun = Instant::now();
@@ -313,38 +325,67 @@ async fn where_packets_come_late_a_consumer_stays_that_has_something_in_hand_for
     tokio::time::sleep(Duration::from_secs(600)).await;
     // It moves once nothing is in hand.
     job.ack();
-    let number = asked_to_confirm(&mut first).await;
-    confirm(&mut first, number).await;
-    assert_eq!(first.reset_code().await, None, "finished");
-    first.finish();
-    broker.stream().await.subscribe_ready().await;
+    confirms_the_last(&mut first).await;
+    goes_on_elsewhere(first, &mut broker).await;
+    soon(consumer.flush_acks()).await.expect("nothing is lost");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_always_holds_something_moves_in_a_later_pause() {
+    let (mut broker, _client, mut consumer, mut first) = far_consumer().await;
+    first.deliver(1, &[1]).await;
+    let job = take(&mut consumer).await;
+    let begun = Instant::now();
+    packets_come_late(&mut broker).await;
+    job.extend_for(Duration::from_secs(3_600));
+    tokio::time::sleep(Duration::from_secs(40)).await;
+    // Each is answered soon after the next has come, so that there is never none in hand.
+    let (mut before, mut position) = (job, 2);
+    while begun.elapsed() < Duration::from_secs(290) {
+        assert_eq!(consumer.obstacle(), None);
+        first.deliver(1, &[position]).await;
+        let next = take(&mut consumer).await;
+        before.ack();
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        (before, position) = (next, position + 1);
+    }
+    soon(until(|| consumer.obstacle().is_some())).await;
+    let waited = begun.elapsed();
+    assert!(
+        waited > Duration::from_secs(295) && waited < Duration::from_secs(310),
+        "{waited:?}"
+    );
+    before.ack();
+    confirms_the_last(&mut first).await;
+    goes_on_elsewhere(first, &mut broker).await;
     soon(consumer.flush_acks()).await.expect("nothing is lost");
 }
 
 #[tokio::test(start_paused = true)]
 async fn one_that_stays_is_paused_again_when_the_broker_says_goodbye() {
-    let mut broker = FarBroker::far_away();
-    let client = broker.far_client().await;
-    let (mut consumer, mut first) = consumer(&mut broker, &client).await;
+    let (mut broker, _client, mut consumer, mut first) = far_consumer().await;
     first.deliver(1, &[1]).await;
     let job = take(&mut consumer).await;
     packets_come_late(&mut broker).await;
     job.extend_for(Duration::from_secs(3_600));
     tokio::time::sleep(Duration::from_secs(40)).await;
     assert_eq!(consumer.obstacle(), None);
-    broker.go_away_after(Some(4_000)).await;
-    until(|| consumer.obstacle().is_some()).await;
+    // It waits for the application when the goodbye comes.
     first.deliver(1, &[2]).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    broker.go_away_after(Some(4_000)).await;
+    let said = Instant::now();
     given_back(&mut first, 2).await;
+    let took = said.elapsed();
+    assert!(took < Duration::from_secs(1), "{took:?}");
+    assert!(consumer.obstacle().is_some());
     job.ack();
     let number = asked_to_confirm(&mut first).await;
     // What comes while the last answers are confirmed is given back too.
     first.deliver(1, &[3]).await;
     given_back(&mut first, 3).await;
     confirm(&mut first, number).await;
-    assert_eq!(first.reset_code().await, None, "finished");
-    first.finish();
-    broker.stream().await.subscribe_ready().await;
+    goes_on_elsewhere(first, &mut broker).await;
     soon(consumer.flush_acks()).await.expect("nothing is lost");
 }
 
@@ -372,9 +413,7 @@ async fn given_back<C: Connection>(stream: &mut Stream<C>, position: u64) {
 
 #[tokio::test(start_paused = true)]
 async fn where_packets_come_late_a_consumer_loses_no_answers_to_a_slow_broker() {
-    let mut broker = FarBroker::far_away();
-    let client = broker.far_client().await;
-    let (mut consumer, mut first) = consumer(&mut broker, &client).await;
+    let (mut broker, _client, mut consumer, mut first) = far_consumer().await;
     first.deliver(1, &[1]).await;
     let one = take(&mut consumer).await;
     packets_come_late(&mut broker).await;
@@ -388,17 +427,13 @@ async fn where_packets_come_late_a_consumer_loses_no_answers_to_a_slow_broker() 
         first.heard(1).await;
     }
     confirm(&mut first, number).await;
-    assert_eq!(first.reset_code().await, None, "finished");
-    first.finish();
-    broker.stream().await.subscribe_ready().await;
+    goes_on_elsewhere(first, &mut broker).await;
     soon(consumer.flush_acks()).await.expect("nothing is lost");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_consumer_that_is_closed_while_it_moves_does_not_wait_for_a_slow_broker() {
-    let mut broker = FarBroker::far_away();
-    let client = broker.far_client().await;
-    let (mut consumer, mut first) = consumer(&mut broker, &client).await;
+    let (mut broker, _client, mut consumer, mut first) = far_consumer().await;
     first.deliver(1, &[1]).await;
     let one = take(&mut consumer).await;
     packets_come_late(&mut broker).await;
@@ -415,9 +450,7 @@ async fn a_consumer_that_is_closed_while_it_moves_does_not_wait_for_a_slow_broke
 #[tokio::test(start_paused = true)]
 async fn a_consumer_that_waits_on_a_connection_that_is_to_end_hears_the_goodbye_there() {
     for acks_ms in [Some(4_000), None] {
-        let mut broker = FarBroker::far_away();
-        let client = broker.far_client().await;
-        let (mut consumer, mut first) = consumer(&mut broker, &client).await;
+        let (mut broker, _client, mut consumer, mut first) = far_consumer().await;
         first.deliver(1, &[1, 1]).await;
         let (one, two) = (take(&mut consumer).await, take(&mut consumer).await);
         packets_come_late(&mut broker).await;
@@ -440,9 +473,7 @@ async fn a_consumer_that_waits_on_a_connection_that_is_to_end_hears_the_goodbye_
 
 #[tokio::test(start_paused = true)]
 async fn a_consumer_that_waits_for_a_last_confirmation_hears_the_goodbye_there() {
-    let mut broker = FarBroker::far_away();
-    let client = broker.far_client().await;
-    let (mut consumer, mut first) = consumer(&mut broker, &client).await;
+    let (mut broker, _client, mut consumer, mut first) = far_consumer().await;
     first.deliver(1, &[1]).await;
     let one = take(&mut consumer).await;
     packets_come_late(&mut broker).await;
@@ -476,9 +507,7 @@ async fn where_packets_come_late_a_consumer_waits_for_nothing_that_it_has_not_he
         Before::ExtendedByPosition,
         Before::AckedByPosition,
     ] {
-        let mut broker = FarBroker::far_away();
-        let client = broker.far_client().await;
-        let (mut consumer, mut first) = consumer(&mut broker, &client).await;
+        let (mut broker, _client, mut consumer, mut first) = far_consumer().await;
         first.deliver(1, &[1]).await;
         let one = take(&mut consumer).await;
         let acker = consumer.acker();
@@ -501,9 +530,7 @@ async fn where_packets_come_late_a_consumer_waits_for_nothing_that_it_has_not_he
         take(&mut consumer).await.ack();
         let begun = Instant::now();
         packets_come_late(&mut broker).await;
-        let number = asked_to_confirm(&mut first).await;
-        confirm(&mut first, number).await;
-        assert_eq!(first.reset_code().await, None, "finished");
+        confirms_the_last(&mut first).await;
         let took = begun.elapsed();
         assert!(took < Duration::from_secs(2), "{before:?}: {took:?}");
         first.finish();
@@ -513,9 +540,7 @@ async fn where_packets_come_late_a_consumer_waits_for_nothing_that_it_has_not_he
 
 #[tokio::test(start_paused = true)]
 async fn where_packets_come_late_a_consumer_waits_for_no_answer_after_the_ack_deadline() {
-    let mut broker = FarBroker::far_away();
-    let client = broker.far_client().await;
-    let (mut consumer, mut first) = consumer(&mut broker, &client).await;
+    let (mut broker, _client, mut consumer, mut first) = far_consumer().await;
     first.deliver(1, &[1]).await;
     let forgotten = take(&mut consumer).await;
     packets_come_late(&mut broker).await;
