@@ -116,6 +116,9 @@ pub struct Losses {
     /// Of them, those that never came. What is still under way counts among them. Those that the network doubles make up for others only
     /// where an end does not count frames; otherwise that part is lost that frames were lost, of what the sender takes for lost.
     pub lost: u64,
+    /// Of them, those that the sender has noticed at least, so that what is still under way is none of them; nor are those that it was about
+    /// to notice.
+    pub noticed: u64,
     /// Packets that the sender took for lost although they came, only later than others: the path reorders, or delays some of
     /// them for long. At least so many.
     pub late: u64,
@@ -132,6 +135,7 @@ impl Losses {
         Self {
             sent,
             lost,
+            noticed: lost.min(sender.packets_lost),
             late: sender.packets_lost.saturating_sub(lost),
         }
     }
@@ -146,6 +150,12 @@ impl Losses {
     #[must_use]
     pub fn late_part(&self) -> f64 {
         part(self.late, self.sent)
+    }
+
+    /// The part of what was sent of which the sender has noticed that it never came, from 0 to 1.
+    #[must_use]
+    pub fn noticed_part(&self) -> f64 {
+        part(self.noticed, self.sent)
     }
 }
 
@@ -262,6 +272,28 @@ mod tests {
     }
 
     #[test]
+    fn what_is_still_under_way_has_nobody_noticed() {
+        #[track_caller]
+        fn check(declared: u64, received: u64, expected: (u64, u64)) {
+            let sender = ConnectionCounters {
+                datagrams_sent: 20,
+                packets_lost: declared,
+                ..Default::default()
+            };
+            let receiver = ConnectionCounters {
+                datagrams_received: received,
+                ..Default::default()
+            };
+            let found = Losses::between(&sender, &receiver);
+            assert_eq!((found.lost, found.noticed), expected);
+        }
+        check(0, 18, (2, 0));
+        check(1, 17, (3, 1));
+        // Some were only late.
+        check(5, 18, (2, 2));
+    }
+
+    #[test]
     fn what_is_lost_is_seen_behind_what_comes_twice() {
         #[track_caller]
         fn check(
@@ -307,6 +339,7 @@ mod tests {
         let losses = Losses {
             sent: 200,
             lost: 4,
+            noticed: 3,
             late: 1,
         };
         assert_eq!((losses.lost_part(), losses.late_part()), (0.02, 0.005));

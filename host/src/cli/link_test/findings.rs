@@ -199,10 +199,11 @@ impl Direction {
             lost_percent: 100.0 * losses.lost_part(),
             late: losses.late,
             late_percent: 100.0 * losses.late_part(),
+            // So few were sent that those under way when they were counted would be much of them.
             at_rest: AtRest {
                 datagrams: rest.sent,
-                lost: rest.lost,
-                lost_percent: 100.0 * rest.lost_part(),
+                lost: rest.noticed,
+                lost_percent: 100.0 * rest.noticed_part(),
             },
             counts_frames,
             mtu: sender.mtu,
