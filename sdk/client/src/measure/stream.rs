@@ -13,7 +13,7 @@ use tidegate_wire::frame::decode;
 use tidegate_wire::pb::measure_answer::Answer;
 use tidegate_wire::pb::measure_command::Command;
 use tidegate_wire::pb::{self, measure_opened, stream_open};
-use tidegate_wire::stream::{Connection, TransportSettings};
+use tidegate_wire::stream::{Connection, SendError, TransportSettings};
 use tokio::time::Instant;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
@@ -29,6 +29,9 @@ static FILLER: [u8; FILLER_BYTES] = [0x5a; FILLER_BYTES];
 
 /// What is queued ahead of the connection.
 const QUEUED_BYTES_MAX: usize = 4 * FILLER_BYTES;
+
+/// How long it is waited for what a broker says that ends the stream.
+const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A measure stream over any transport.
 pub(super) trait AnyMeasureStream: Send {
@@ -136,7 +139,15 @@ impl<C: Connection> MeasureStream<C> {
             }
             Moved::Frame(Err(error)) => Err(lost(error)),
             Moved::Written(Ok(())) => Ok(None),
-            Moved::Written(Err(error)) => Err(lost(error.into())),
+            Moved::Written(Err(error)) => self.last_words(error).await.map(Some),
+        }
+    }
+
+    // What a broker that takes nothing more still says: most likely why.
+    async fn last_words(&mut self, error: SendError) -> Result<Bytes, MeasureError> {
+        match tokio::time::timeout(LAST_WORDS_TIMEOUT, self.frames.next()).await {
+            Ok(Ok(Some(frame))) => Ok(frame),
+            Ok(Ok(None) | Err(_)) | Err(_) => Err(lost(error.into())),
         }
     }
 

@@ -230,6 +230,16 @@ impl<C: Connection> Stream<C> {
         self.send.finish();
     }
 
+    /// The broker takes nothing more, and says this at last.
+    pub(super) async fn end_with(mut self, message: &impl Message) {
+        drop(self.source);
+        self.queue.push(message);
+        while !self.queue.is_empty() {
+            soon(self.queue.send(&mut self.send)).await.unwrap();
+        }
+        self.send.finish();
+    }
+
     /// The next message; `None` when the client has finished its side.
     pub(super) async fn read<M: Message + Default>(&mut self) -> Option<M> {
         let frame = soon(self.source.next()).await.unwrap();

@@ -101,9 +101,17 @@ async fn what_the_broker_refuses_is_told() {
     let (report, ()) = tokio::join!(soon(second.report()), answer(&mut stream, None));
     assert!(matches!(report, Err(MeasureError::Protocol(_))));
 
+    // Before it is asked.
     let (mut third, stream) = meter(&mut broker, &client).await;
-    broker.drop_connections();
+    let error = pb::Error::new(ErrorCode::Overloaded, "another has begun");
+    let answer = Some(Answer::Error(error));
+    stream.end_with(&pb::MeasureAnswer { answer }).await;
     let error = soon(third.report()).await.unwrap_err();
+    assert!(error.to_string().contains("another has begun"), "{error}");
+
+    let (mut fourth, stream) = meter(&mut broker, &client).await;
+    broker.drop_connections();
+    let error = soon(fourth.report()).await.unwrap_err();
     assert!(matches!(error, MeasureError::Lost(_)), "{error:?}");
     drop(stream);
 }
