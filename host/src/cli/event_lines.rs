@@ -133,6 +133,7 @@ pub(super) fn from_json(line: &str) -> anyhow::Result<Event> {
         bail!("an event is a JSON object, as `tidegate sub --ndjson` prints it");
     }
     let fields: Fields = serde_json::from_slice(line.as_bytes())
+        .map_err(in_a_line)
         .context("this is no event as `tidegate sub --ndjson` prints it")?;
     let payload = match (fields.payload, fields.text, fields.base64) {
         (Some(json), None, None) => json.get().as_bytes().to_vec(),
@@ -162,6 +163,17 @@ pub(super) fn from_json(line: &str) -> anyhow::Result<Event> {
         }
     }
     Ok(event)
+}
+
+/// What the parser of JSON says of a line, without its own number of the line, which is always the first.
+pub(super) fn in_a_line(error: serde_json::Error) -> anyhow::Error {
+    let told = error.to_string();
+    let column = error.column();
+    let place = format!(" at line {} column {column}", error.line());
+    match told.strip_suffix(&place) {
+        Some(what) => anyhow::anyhow!("{what}, at byte {column}"),
+        None => anyhow::anyhow!(told),
+    }
 }
 
 /// The event for a person.

@@ -25,6 +25,14 @@ pub(super) fn duration_ms(text: &str) -> Result<u64, String> {
         .ok_or_else(|| "the time is too long".to_owned())
 }
 
+/// Milliseconds of a limit, within which something has to happen.
+pub(super) fn limit_ms(text: &str) -> Result<u64, String> {
+    match duration_ms(text)? {
+        0 => Err("nothing happens within no time; write 500ms, 5s or more".to_owned()),
+        ms => Ok(ms),
+    }
+}
+
 /// The variant of an enum by the word the API has for it.
 pub(super) fn word<T: DeserializeOwned>(text: &str) -> Result<T, String> {
     let deserializer: StrDeserializer<'_, ValueError> = text.into_deserializer();

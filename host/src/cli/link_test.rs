@@ -65,7 +65,7 @@ pub(super) struct Args {
     time: u64,
     /// Give up (exit code 124) when for so long there is no connection, nothing comes, or it is not this test's turn [default: 5s for a
     /// connection, 20s while nothing comes, 5m for the turn]
-    #[arg(long, value_name = "TIME", value_parser = human_values::duration_ms)]
+    #[arg(long, value_name = "TIME", value_parser = human_values::limit_ms)]
     timeout: Option<u64>,
     #[command(flatten)]
     output: OutputFlags,

@@ -61,7 +61,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "TYPE")]
     content_type: Option<String>,
     /// End with an error (exit code 124) when an event is not answered for this long
-    #[arg(long, value_name = "TIME", value_parser = human_values::duration_ms)]
+    #[arg(long, value_name = "TIME", value_parser = human_values::limit_ms)]
     timeout: Option<u64>,
     #[command(flatten)]
     output: OutputFlags,
@@ -377,14 +377,14 @@ fn parse(line: String, kind: LineKind) -> anyhow::Result<Event> {
     }
 }
 
-// The parser's own place is that in the line, whose number is said with it.
 fn not_as_json(error: serde_json::Error) -> anyhow::Error {
-    match error.is_data() {
-        true => anyhow::Error::new(error).context(
-            "consumers would read this in different ways; to publish it as it is, use --lines --content-type application/json",
-        ),
-        false => anyhow::Error::new(error).context("this is not JSON"),
-    }
+    let what = match error.is_data() {
+        true => {
+            "consumers would read this in different ways; to publish it as it is, use --lines --content-type application/json"
+        }
+        false => "this is not JSON",
+    };
+    event_lines::in_a_line(error).context(what)
 }
 
 async fn open(path: &Path) -> anyhow::Result<(Reader, Option<u64>)> {
@@ -472,7 +472,8 @@ mod tests {
         let expected = "line 3: this is not UTF-8 text, from byte 1";
         check(json, LineKind::Json, expected).await;
         check(b"\xFF", LineKind::Envelope, "line 1: this is not UTF-8").await;
-        check(b"1\n{", LineKind::Json, "line 2: this is not JSON").await;
+        let expected = "line 2: this is not JSON: EOF while parsing an object, at byte 1";
+        check(b"1\n{", LineKind::Json, expected).await;
         let twice = b"{}\n{\"a\":[{\"b\":1,\"b\":2}]}\n";
         let expected = "line 2: consumers would read this in different ways";
         check(twice, LineKind::Json, expected).await;

@@ -49,7 +49,7 @@ pub(super) struct Args {
     #[arg(long, short = 'n', value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
     /// End with an error (exit code 124) when no event has come for this long
-    #[arg(long, value_name = "TIME", value_parser = human_values::duration_ms)]
+    #[arg(long, value_name = "TIME", value_parser = human_values::limit_ms)]
     timeout: Option<u64>,
     /// Print one JSON object per event; the same as --output json
     #[arg(long, conflicts_with = "output")]
