@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tidegate_wire::frame::decode;
 use tidegate_wire::pb::{self, hello_reply, stream_open};
-use tidegate_wire::stream::Connection;
+use tidegate_wire::stream::{Connection, ConnectionEnd};
 use tidegate_wire::{Limits, PROTOCOL_VERSION};
 use tokio::sync::SetOnce;
 use tokio::time::Instant;
@@ -110,12 +110,11 @@ pub(crate) async fn say_hello<C: Connection>(
         client: options.client_name.clone(),
         frame_bytes_max: options.frame_bytes_max as u64,
     };
-    let protocol = |error: StreamError| ConnectError::Protocol(error.to_string());
     let opened = FrameStream::open(&connection, stream_open::Kind::Hello(hello)).await;
-    let mut stream = opened.map_err(protocol)?;
-    let frame = stream.next().await.map_err(protocol)?;
-    let frame = frame.ok_or_else(|| ConnectError::Protocol("the hello was not answered".into()))?;
-    let reply: pb::HelloReply = decode(frame).map_err(|error| protocol(error.into()))?;
+    let mut stream = opened.map_err(no_answer)?;
+    let frame = stream.next().await.map_err(no_answer)?;
+    let frame = frame.ok_or_else(|| lost("the hello was not answered"))?;
+    let reply: pb::HelloReply = decode(frame).map_err(|error| no_answer(error.into()))?;
     let welcome = match reply.result {
         Some(hello_reply::Result::Welcome(welcome)) => welcome,
         Some(hello_reply::Result::Error(error)) => {
@@ -146,4 +145,17 @@ pub(crate) async fn say_hello<C: Connection>(
         goodbye: SetOnce::new(),
     };
     Ok((established, HelloStream(stream)))
+}
+
+// A broker that ends in the midst of it may have ended the stream before the connection, so only what it says can be against the protocol.
+fn no_answer(error: StreamError) -> ConnectError {
+    match error {
+        StreamError::Frame(error) => ConnectError::Protocol(error.to_string()),
+        StreamError::Open(end) => ConnectError::Lost(end),
+        error => lost(&error.to_string()),
+    }
+}
+
+fn lost(why: &str) -> ConnectError {
+    ConnectError::Lost(ConnectionEnd::Failed(why.to_owned()))
 }

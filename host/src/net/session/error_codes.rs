@@ -1,6 +1,8 @@
 //! Refusals: the one mapping from what the broker and the policy refuse to the wire's codes, and why a stream or a connection ends
 //! because of it. Who is told, and what the log says, is not decided here.
 
+use std::time::Duration;
+
 use tidegate_wire::compact::CompactError;
 use tidegate_wire::event::EventCheckError;
 use tidegate_wire::frame::FrameError;
@@ -123,6 +125,14 @@ pub(super) fn invalid(message: impl Into<String>) -> pb::Error {
 /// A limit of the broker itself; the same may succeed later.
 pub(in crate::net) fn overloaded(message: impl Into<String>) -> pb::Error {
     pb::Error::new(ErrorCode::Overloaded, message)
+}
+
+/// `what` did not come within its time. Whoever sent it cannot tell whether it was late itself, or the path, or a broker that had no time to
+/// look; so the same is worth a try later.
+pub(super) fn late(what: &str, within: Duration) -> pb::Error {
+    overloaded(format!(
+        "no {what} within {within:?}; send it at once, or try again when there is less to do"
+    ))
 }
 
 /// Ends a connection. Its close code is the code of the refusal that closes it.

@@ -7,7 +7,7 @@ use tidegate_wire::limits::FRAME_BYTES_MAX;
 use tidegate_wire::pb::{self, ErrorCode, hello_reply, stream_open};
 use tidegate_wire::stream::Connection;
 
-use super::error_codes::{StreamEnd, close, invalid};
+use super::error_codes::{StreamEnd, close, invalid, late};
 use super::frames::{FrameRecv, FrameSend};
 use super::peer::Peer;
 use crate::runtime::patience::Patience;
@@ -42,9 +42,7 @@ pub(super) async fn exchange<C: Connection>(
     let within = peer.service.options.handshake_timeout;
     let mut patience = Patience::new(within);
     let Ok(accepted) = patience.wait(connection.accept()).await else {
-        let error = invalid(format!(
-            "no hello within {within:?}; open the hello stream first"
-        ));
+        let error = late("hello", within);
         peer.log_hello_refusal(&error);
         close(connection, &error);
         return Err(NoSession::Refused);
@@ -54,7 +52,7 @@ pub(super) async fn exchange<C: Connection>(
     let mut hello = HelloStream::<C> { recv, send };
     let read = patience.wait(hello.recv.next::<pb::StreamOpen>()).await;
     let agreed = read
-        .map_err(|_| StreamEnd::Refused(invalid(format!("no hello within {within:?}"))))
+        .map_err(|_| StreamEnd::Refused(late("hello", within)))
         .and_then(|open| agree(open?));
     match agreed {
         Ok(agreed) => {

@@ -8,7 +8,7 @@ use tidegate_wire::pb::{self, publish_opened, stream_open};
 use tidegate_wire::stream::{Connection, SendHalf};
 use tracing::Span;
 
-use super::error_codes::{StreamEnd, invalid};
+use super::error_codes::{StreamEnd, late};
 use super::frames::{FrameRecv, FrameSend};
 use super::peer::Peer;
 use super::{measure, publish, subscribe};
@@ -56,9 +56,7 @@ async fn dispatch<C: Connection>(
         Ok(Ok(None)) => return (of("stream"), Ok(())),
         Ok(Err(end)) => return (of("stream"), Err(refuse_open(send, end))),
         Err(_) => {
-            let error = invalid(format!(
-                "the stream's first message did not come within {deadline:?}"
-            ));
+            let error = late("first message of the stream", deadline);
             return (
                 of("stream"),
                 Err(refuse_open(send, StreamEnd::Refused(error))),

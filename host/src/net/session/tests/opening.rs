@@ -47,11 +47,13 @@ async fn whoever_says_no_hello_is_closed_when_its_time_is_over() {
     let within = sessions.service.options.handshake_timeout;
     let started = Instant::now();
     let silent = sessions.connect();
-    assert_eq!(silent.close_code().await, Some(ErrorCode::InvalidArgument));
+    // It may be late for no fault of its own, and comes again.
+    assert!(ErrorCode::Overloaded.is_retryable());
+    assert_eq!(silent.close_code().await, Some(ErrorCode::Overloaded));
     assert!((within..2 * within).contains(&started.elapsed()));
     let half = sessions.connect();
     let _stream = half.send(&hello(&[1])[..2]).await;
-    assert_eq!(half.close_code().await, Some(ErrorCode::InvalidArgument));
+    assert_eq!(half.close_code().await, Some(ErrorCode::Overloaded));
 }
 
 #[tokio::test(start_paused = true)]
@@ -152,7 +154,10 @@ async fn a_stream_that_does_not_say_what_it_is_is_refused_when_its_time_is_over(
     let client = sessions.welcomed().await;
     let (started, within) = (Instant::now(), sessions.service.options.handshake_timeout);
     let error = client.refusal(&publish()[..1], false).await;
-    assert_eq!(error.code(), ErrorCode::InvalidArgument);
+    assert_eq!(
+        (error.code(), error.retryable),
+        (ErrorCode::Overloaded, true)
+    );
     assert!((within..2 * within).contains(&started.elapsed()));
     let refused = client.refusal(&publish(), false).await.code();
     assert_eq!(refused, ErrorCode::Internal, "the connection goes on");
