@@ -89,7 +89,8 @@ impl Scene {
         self.plan.faults.is_empty() && self.plan.crashes.is_empty()
     }
 
-    async fn is_at(&self, phase: Phase) {
+    /// Waits until the run is so far.
+    pub async fn is_at(&self, phase: Phase) {
         let mut here = self.phase.clone();
         // Without a sender there is nobody left who could say so.
         let _ = here.wait_for(|now| *now >= phase).await;

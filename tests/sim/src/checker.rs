@@ -4,6 +4,8 @@
 //!
 //! Each group of promises has a file, which sees the entries one after the other and says which of them breaks what.
 
+mod catalog;
+mod changes;
 mod disks;
 mod ends;
 mod events;
@@ -53,7 +55,7 @@ impl fmt::Display for Violation {
 }
 
 /// All promises that are checked.
-pub const PROMISES: [&Promise; 21] = [
+pub const PROMISES: &[&Promise] = &[
     &fates::ANSWERED,
     &fates::ANSWERED_AT_INTERVALS,
     &fates::LOST_AT_INTERVALS,
@@ -75,13 +77,21 @@ pub const PROMISES: [&Promise; 21] = [
     &disks::HAS_A_CAUSE,
     &disks::IS_OVER,
     &ends::NO_PANIC,
+    &catalog::MADE,
+    &catalog::DELETED,
+    &catalog::STAYS_PAUSED,
+    &catalog::STAYS_RESUMED,
+    &changes::BEGINS,
+    &changes::GOES_ON_ABOVE,
+    &changes::PAUSED,
+    &changes::TOLD,
 ];
 
 /// What of a history breaks a promise, in order.
 #[must_use]
 pub fn check(history: &[Entry]) -> Vec<Violation> {
     let mut facts = Facts::default();
-    let mut groups: [Box<dyn Group>; 8] = [
+    let mut groups: Vec<Box<dyn Group>> = vec![
         Box::<requests::Requests>::default(),
         Box::<fates::Ledger>::default(),
         Box::<numbers::Numbers>::default(),
@@ -90,6 +100,7 @@ pub fn check(history: &[Entry]) -> Vec<Violation> {
         Box::<starts::Starts>::default(),
         Box::<disks::Disks>::default(),
         Box::<ends::Ends>::default(),
+        Box::<changes::Changed>::default(),
     ];
     let mut found = Found::default();
     for (at, entry) in history.iter().enumerate() {

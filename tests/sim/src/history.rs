@@ -169,6 +169,18 @@ kinds! {
     }
     /// Deletes one.
     DeletesSubscription "deletes-subscription" { op: u64, subscription: Text }
+    /// Lets one stand still.
+    Pauses "pauses" { op: u64, subscription: Text, why: Text }
+    /// Lets one go on.
+    Resumes "resumes" { op: u64, subscription: Text }
+    /// Changes how one hands out events.
+    Changes "changes" { op: u64, subscription: Text, ack_deadline_ms: u64, in_flight_max: u64 }
+    /// A topic is there, or is not, as the broker says when a life has begun. The id is 0 if it is not.
+    SeesTopic "sees-topic" { topic: Text, id: u64 }
+    /// So is a subscription.
+    SeesSubscription "sees-subscription" {
+        subscription: Text, is_there: bool, is_paused: bool, ack_deadline_ms: u64, in_flight_max: u64,
+    }
     /// A change was made. Of what was created, the id, or 0.
     Done "done" { op: u64, id: u64 }
     /// It was not, for sure or as far as is known.
@@ -187,6 +199,8 @@ kinds! {
     Attached "attached" { op: u64 }
     /// Refused.
     NotAttached "not-attached" { op: u64, code: Text }
+    /// Is told why nothing comes, or that something may come again, if nothing is said.
+    Hears "hears" { subscription: Text, why: Text }
     /// Takes no more.
     Detached "detached" { subscription: Text }
     /// Got an event.

@@ -4,6 +4,7 @@
 
 pub mod disk;
 mod draw;
+mod operation;
 pub mod payload;
 
 #[cfg(test)]
@@ -16,6 +17,7 @@ use disk::{DiskFault, DiskShape};
 use draw::Draw;
 
 pub use draw::Weights;
+pub use operation::Operation;
 
 /// What a run is to do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +36,9 @@ pub struct Plan {
     pub subscriptions: Vec<Subscription>,
     /// Who is at work.
     pub actors: Vec<Actor>,
+    /// What an operator does, in order.
+    #[serde(default)]
+    pub operations: Vec<Timed<Operation>>,
     /// What goes wrong beside the broker.
     pub faults: Vec<Timed<Fault>>,
     /// Ends of the broker's lives, in order.
@@ -304,6 +309,12 @@ impl Plan {
                     }
                 }
             }
+        }
+        for Timed { does, .. } in &self.operations {
+            does.topic().map_or(Ok(()), topic)?;
+            let names = self.subscriptions.iter().map(|of| &of.name);
+            does.subscription()
+                .map_or(Ok(()), |name| known(name, Box::new(names)))?;
         }
         self.faults
             .iter()

@@ -26,6 +26,7 @@ pub fn shrink(plan: &Plan, tries_max: usize, shows: impl FnMut(&Plan) -> bool) -
         shrinking.list(|plan| &mut plan.crashes);
         shrinking.list(|plan| &mut plan.actors);
         shrinking.list(|plan| &mut plan.faults);
+        shrinking.list(|plan| &mut plan.operations);
         shrinking.list(|plan| &mut plan.subscriptions);
         shrinking.list(|plan| &mut plan.topics);
         for publisher in publishers(&shrinking.plan) {
@@ -88,6 +89,9 @@ impl<F: FnMut(&Plan) -> bool> Shrinking<F> {
         }
         for fault in 0..self.plan.faults.len() {
             while self.change(|plan| plan.faults[fault].after_ms /= 2) {}
+        }
+        for operation in 0..self.plan.operations.len() {
+            while self.change(|plan| plan.operations[operation].after_ms /= 2) {}
         }
         for actor in 0..self.plan.actors.len() {
             self.change(|plan| plan.actors[actor].link = NEAR);
@@ -177,6 +181,12 @@ fn pruned(mut plan: Plan) -> Plan {
             true
         }
     });
+    plan.operations.retain(|timed| {
+        let is_there = |names: &[String], name: Option<&str>| {
+            name.is_none_or(|name| names.iter().any(|of| of == name))
+        };
+        is_there(&topics, timed.does.topic()) && is_there(&subscriptions, timed.does.subscription())
+    });
     let actors: Vec<String> = plan.actors.iter().map(|of| of.name.clone()).collect();
     plan.faults.retain(|fault| {
         fault
@@ -222,7 +232,7 @@ mod tests {
                 smaller.topics.len(),
             );
             assert_eq!(
-                (left, smaller.faults.len()),
+                (left, smaller.faults.len() + smaller.operations.len()),
                 ((1, 1, 1), 0),
                 "{}",
                 smaller.to_json()

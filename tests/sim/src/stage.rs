@@ -5,6 +5,7 @@
 mod broker;
 mod conditions;
 mod disk_faults;
+mod operator;
 mod report;
 
 #[cfg(test)]
@@ -14,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use crate::actors::{self, Phase, Scene};
 use crate::disk::{End, SimDisk};
@@ -24,6 +25,7 @@ use crate::plan::{Crash, Fault, How, Moment, Plan};
 use crate::scheduler::{Options, Outcome, run};
 use crate::simulation::{self, Handed};
 use broker::Serving;
+use operator::Operator;
 
 pub use report::{Failed, Report, examine, smallest};
 
@@ -68,6 +70,7 @@ enum Ended {
 struct Stage {
     scene: Scene,
     machine: Machine,
+    operator: Operator,
     sizes: Sizes,
     ends_at: Instant,
     lives_begun: u64,
@@ -85,6 +88,7 @@ impl Stage {
         Self {
             machine: Machine::new(seed, disk, sizes).expect("an empty disk takes a folder"),
             scene,
+            operator: Operator::default(),
             sizes,
             ends_at,
             lives_begun: 0,
@@ -110,12 +114,12 @@ impl Stage {
         drop(faults);
         self.scene.network.heal();
         self.machine.disk.heal();
-        let Some(serving) = self.mended(serving).await else {
+        let Some(mut serving) = self.mended(serving).await else {
             return self.scene.history.note("stage", What::Over {});
         };
         self.scene.history.note("stage", What::Drains {});
         self.phase.send_replace(Phase::Drains);
-        self.drain(&serving, actors).await;
+        self.drain(&mut serving, actors).await;
         self.stop(serving).await;
         // What was consumed stays so.
         if let Some(serving) = self.begin().await {
@@ -230,7 +234,7 @@ impl Stage {
         }
     }
 
-    async fn drain(&self, serving: &Serving, actors: Vec<Handed<()>>) {
+    async fn drain(&self, serving: &mut Serving, actors: Vec<Handed<()>>) {
         let history = &self.scene.history;
         let until = Instant::now() + DRAINS_MAX;
         // Who has published, and heard of all of it, has ended.
@@ -248,24 +252,23 @@ impl Stage {
             (of(publishers), of(consumers))
         };
         for publisher in publishers {
-            let _ = tokio::time::timeout_at(until, publisher).await;
+            let _ = timeout_at(until, publisher).await;
         }
-        let mut left: Vec<&str> = self
-            .scene
-            .plan
-            .subscriptions
-            .iter()
+        // Nothing comes or goes any more, and nothing stands still.
+        let _ = timeout_at(until, &mut serving.operator).await;
+        let all = self.scene.plan.subscriptions.iter();
+        let there = all
             .map(|of| &*of.name)
-            .collect();
+            .filter(|name| serving.is_there(name));
+        let there: Vec<&str> = there.collect();
+        let mut left = there.clone();
         while !left.is_empty() && Instant::now() < until {
             left.retain(|name| serving.depth(name) != Some(0));
             sleep(DRAINS_EVERY).await;
         }
-        for subscription in &self.scene.plan.subscriptions {
-            if !left.contains(&&*subscription.name) {
-                let subscription = subscription.name.as_str().into();
-                history.note("stage", What::Drained { subscription });
-            }
+        for name in there.into_iter().filter(|name| !left.contains(name)) {
+            let subscription = name.into();
+            history.note("stage", What::Drained { subscription });
         }
         let until = Instant::now() + CLEARS_MAX;
         while serving.is_unwell() && Instant::now() < until {

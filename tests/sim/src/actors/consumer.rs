@@ -8,11 +8,13 @@ use tokio::time::sleep;
 
 use super::{AGAIN, Came, Phase, Process, subscribe_code};
 use crate::history::{Answer, What};
-use crate::plan::Consuming;
 use crate::plan::payload::{hash, number};
+use crate::plan::{Consuming, Operation};
 
 /// After how many answers it asks for them at least while the run drains.
 const DRAINS_AFTER: u64 = 20;
+/// How often it listens to what it is told while nothing comes.
+const LISTENS_EVERY: Duration = Duration::from_millis(500);
 
 /// Consumes until the run ends.
 pub(super) async fn run(process: Process, consuming: Consuming) -> Came {
@@ -73,11 +75,17 @@ async fn consume(
     mut consumer: Consumer,
     taken: &mut Taken,
 ) -> Ended {
+    let mut heard = None;
+    let listens = listens(process, consuming);
     loop {
+        if listens {
+            hear(process, consuming, &consumer, &mut heard);
+        }
         let next = tokio::select! {
             biased;
             next = consumer.next() => next,
             () = process.scene.is_at(Phase::Ends) => None,
+            () = sleep(LISTENS_EVERY), if listens => continue,
         };
         let Some(Ok(delivery)) = next else {
             break;
@@ -107,6 +115,28 @@ async fn consume(
     });
     consumer.close().await;
     Ended::Detached
+}
+
+// Whether its subscription is to stand still some time.
+fn listens(process: &Process, consuming: &Consuming) -> bool {
+    let mut operations = process.scene.plan.operations.iter();
+    let pauses = Operation::Pause {
+        subscription: consuming.subscription.clone(),
+    };
+    operations.any(|operation| operation.does == pauses)
+}
+
+// Says what the application is told of why nothing comes, when that has changed.
+fn hear(process: &Process, consuming: &Consuming, consumer: &Consumer, heard: &mut Option<String>) {
+    let obstacle = consumer.obstacle();
+    if obstacle == *heard {
+        return;
+    }
+    heard.clone_from(&obstacle);
+    process.note(What::Hears {
+        subscription: consuming.subscription.as_str().into(),
+        why: obstacle.unwrap_or_default().into(),
+    });
 }
 
 fn note(process: &Process, consuming: &Consuming, delivery: &Delivery) {

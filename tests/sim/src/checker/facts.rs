@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use super::catalog::{Changes, News, Subscription, Topic};
 use crate::history::{Cause, Durability, Entry, Text, What};
 use crate::plan::Fault;
 
@@ -15,6 +16,11 @@ const SLOW_LINK_MS: u64 = 10_000;
 pub(super) struct Facts {
     pub(super) topics: BTreeMap<Text, Topic>,
     pub(super) subscriptions: BTreeMap<Text, Subscription>,
+    pub(super) changes: Changes,
+    /// What follows from the entry that was seen last.
+    pub(super) news: Vec<News>,
+    /// Entries so far.
+    pub(super) at: usize,
     /// Requests that were made, by number, also answered ones.
     pub(super) requests: BTreeMap<u64, Request>,
     /// The life of the broker that serves, if one does.
@@ -31,17 +37,6 @@ pub(super) struct Facts {
     pub(super) events: BTreeMap<u64, Event>,
 }
 
-pub(super) struct Topic {
-    pub(super) durability: Durability,
-}
-
-pub(super) struct Subscription {
-    pub(super) topic: Text,
-    pub(super) ack_deadline_ms: u64,
-    /// The broker has said that it is there.
-    pub(super) is_sure: bool,
-}
-
 /// A request, and what is known of it.
 pub(super) struct Request {
     pub(super) who: Text,
@@ -53,17 +48,21 @@ pub(super) struct Request {
 pub(super) struct Event {
     pub(super) topic: Text,
     pub(super) hash: u64,
-    /// When the broker answered.
+    /// The entry with which it was published.
+    pub(super) asked_at: usize,
+    /// When the broker answered, and with which entry.
     pub(super) answered_ms: Option<u64>,
-    /// In which life it was published.
-    asked_in: Option<u64>,
-    /// In which life it got its numbers, if it was published and answered in one: an answer that comes in a later one may be of either.
-    pub(super) numbered_in: Option<u64>,
+    pub(super) answered_at: Option<usize>,
+    /// In which life, and topic of its name, it was published.
+    asked_in: Option<(u64, u64)>,
+    /// In which it got its numbers, if it was published and answered in one: an answer that comes in a later one may be of either.
+    pub(super) numbered_in: Option<(u64, u64)>,
 }
 
 impl Facts {
     pub(super) fn see(&mut self, entry: &Entry) {
         let (ms, what) = (entry.ms, &entry.what);
+        self.at += 1;
         if let Some(op) = asks(what) {
             let request = Request {
                 who: entry.who.clone(),
@@ -91,46 +90,23 @@ impl Facts {
                 let event = Event {
                     topic: topic.clone(),
                     hash: *hash,
+                    asked_at: self.at,
                     answered_ms: None,
-                    asked_in: self.serves,
+                    answered_at: None,
+                    asked_in: self.numbers_in(topic),
                     numbered_in: None,
                 };
                 self.events.entry(*n).or_insert(event);
             }
             What::Published { op, .. } => {
-                let life = self.serves;
-                if let Some(event) = self.event_of(*op).and_then(|n| self.events.get_mut(&n)) {
-                    event.answered_ms = Some(ms);
-                    event.numbered_in = life.filter(|_| event.asked_in == life);
+                let n = self.event_of(*op).unwrap_or_default();
+                let topic = self.events.get(&n).map(|event| event.topic.clone());
+                let numbers_in = topic.and_then(|topic| self.numbers_in(&topic));
+                if let Some(event) = self.events.get_mut(&n) {
+                    (event.answered_ms, event.answered_at) = (Some(ms), Some(self.at));
+                    event.numbered_in = numbers_in.filter(|_| event.asked_in == numbers_in);
                 }
             }
-            What::CreatesTopic {
-                topic, durability, ..
-            } => {
-                let durability = *durability;
-                self.topics
-                    .entry(topic.clone())
-                    .or_insert(Topic { durability });
-            }
-            What::CreatesSubscription {
-                subscription,
-                topic,
-                ack_deadline_ms,
-                ..
-            } => {
-                let new = Subscription {
-                    topic: topic.clone(),
-                    ack_deadline_ms: *ack_deadline_ms,
-                    is_sure: false,
-                };
-                self.subscriptions
-                    .entry(subscription.clone())
-                    .or_insert(new);
-            }
-            What::DeletesSubscription { subscription, .. } => {
-                self.subscriptions.remove(subscription);
-            }
-            What::Done { op, .. } => self.done(*op),
             What::Dies {} => {
                 let died = self.requests.values_mut();
                 died.filter(|request| request.who == entry.who)
@@ -138,15 +114,14 @@ impl Facts {
             }
             _ => {}
         }
+        self.see_change(entry);
     }
 
-    fn done(&mut self, op: u64) {
-        if let Some(What::CreatesSubscription { subscription, .. }) =
-            self.requests.get(&op).map(|request| &request.what)
-            && let Some(created) = self.subscriptions.get_mut(subscription)
-        {
-            created.is_sure = true;
-        }
+    // What gives numbers to events of a topic now: a life of the broker, and the topic that has that name. `None` if either may end.
+    fn numbers_in(&self, topic: &Text) -> Option<(u64, u64)> {
+        let of = self.topics.get(topic);
+        let age = of.map_or(Some(0), |of| (!of.is_going).then_some(of.age))?;
+        Some((self.serves?, age))
     }
 
     /// The number of the event that a request is about.
@@ -206,6 +181,9 @@ pub(super) fn asks(what: &What) -> Option<u64> {
         | What::DeletesTopic { op, .. }
         | What::CreatesSubscription { op, .. }
         | What::DeletesSubscription { op, .. }
+        | What::Pauses { op, .. }
+        | What::Resumes { op, .. }
+        | What::Changes { op, .. }
         | What::Publishes { op, .. }
         | What::Attaches { op, .. }
         | What::Flushes { op, .. } => Some(*op),

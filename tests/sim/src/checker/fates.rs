@@ -4,9 +4,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::catalog::News;
 use super::facts::Facts;
 use super::{Found, Group, Promise};
-use crate::history::{Answer, Cause, Entry, Text, What};
+use crate::history::{Answer, Cause, Entry, Start, Text, What};
 
 pub(super) const ANSWERED: Promise = Promise {
     id: "I1",
@@ -82,6 +83,10 @@ struct Holding {
     handed: BTreeMap<u64, (Text, u64, u64)>,
     /// Answers that were not confirmed, by who gave them and position.
     said: BTreeMap<(Text, u64), Said>,
+    /// When each consumer took something last.
+    took_ms: BTreeMap<Text, u64>,
+    /// Consumers that once took nothing for so long that others got what waits for them: they do not know.
+    slow: BTreeSet<Text>,
 }
 
 #[derive(Clone, Copy)]
@@ -107,7 +112,7 @@ impl Group for Ledger {
                 position,
                 answer,
             } => {
-                self.said(entry, subscription, *position, *answer);
+                self.said(entry, subscription, *position, *answer, facts);
             }
             What::Flushes { op, subscription } => {
                 let holding = self.subscriptions.entry(subscription.clone()).or_default();
@@ -125,16 +130,19 @@ impl Group for Ledger {
                     }
                 }
             }
-            What::Confirmed { op } => self.confirmed(*op, &entry.who, facts),
-            What::NotConfirmed { op, .. } => self.not_confirmed(*op, &entry.who),
-            What::Dies {} => self.forgets(&entry.who),
-            What::DeletesSubscription { subscription, .. } => {
-                self.subscriptions.remove(subscription);
-                for due in self.due.values_mut() {
-                    due.retain(|of| of != subscription);
-                }
+            What::Confirmed { op } => {
+                self.waited(entry, *op, facts);
+                self.confirmed(*op, &entry.who, facts);
             }
-            What::DeletesTopic { topic, .. } => self.topic_goes(topic, facts),
+            What::NotConfirmed { op, .. } => {
+                self.waited(entry, *op, facts);
+                self.not_confirmed(*op, &entry.who);
+            }
+            What::Attaches { subscription, .. } => {
+                let holding = self.subscriptions.entry(subscription.clone()).or_default();
+                holding.slow.remove(&entry.who);
+            }
+            What::Dies {} => self.forgets(&entry.who),
             What::Crashed { cause, .. } => self.crashed(*cause, entry.ms, facts),
             What::CameBack { subscription } => {
                 let says = format!("{subscription} was empty, and is not after a stop and a start");
@@ -142,6 +150,9 @@ impl Group for Ledger {
             }
             What::Drained { subscription } => self.drained(subscription, facts, found),
             _ => {}
+        }
+        for news in &facts.news {
+            self.hear(news, facts);
         }
     }
 }
@@ -217,26 +228,40 @@ impl Ledger {
         // One that was there before its subscription was published for it all the same, if that begins with what is there.
         let open = Fates::ABSENT.or(Fates::PENDING);
         let fates = holding.fates.entry(*n).or_insert(open);
+        holding.positions.insert(*position, *n);
+        holding.handed.insert(*position, handed);
+        holding.took_ms.insert(entry.who.clone(), entry.ms);
+        // Perhaps by one that had this name before, or it waited in a client that does not know that others got it.
+        let is_of_this = facts.attached(&entry.who, subscription).is_some();
         let deadline_ms = facts.subscriptions.get(subscription);
         let deadline_ms = deadline_ms.map_or(u64::MAX, |of| of.ack_deadline_ms);
         let was_on_its_way = facts.may_come_late(&entry.who, entry.ms, deadline_ms);
-        match *fates == Fates::DONE {
-            // An earlier hand-out to this consumer, which was given to another when its deadline was over.
-            true if was_on_its_way => {}
-            true => {
-                let says = format!(
-                    "event {n} at {position} was acked in {subscription}, which was confirmed, and came again"
-                );
-                found.breaks(&ACKED, says);
-                *fates = Fates::PENDING;
-            }
-            false => *fates = Fates::PENDING,
+        if !is_of_this || was_on_its_way || holding.slow.contains(&entry.who) {
+            *fates = fates.or(Fates::PENDING);
+            return;
         }
-        holding.positions.insert(*position, *n);
-        holding.handed.insert(*position, handed);
+        if *fates == Fates::DONE {
+            let says = format!(
+                "event {n} at {position} was acked in {subscription}, which was confirmed, and came again"
+            );
+            found.breaks(&ACKED, says);
+        }
+        // Perhaps it waited in a client, and its topic is gone.
+        let gone = match facts.may_have_gone(*n) {
+            true => Fates::ABSENT,
+            false => Fates::PENDING,
+        };
+        *fates = Fates::PENDING.or(gone);
     }
 
-    fn said(&mut self, entry: &Entry, subscription: &Text, position: u64, answer: Answer) {
+    fn said(
+        &mut self,
+        entry: &Entry,
+        subscription: &Text,
+        position: u64,
+        answer: Answer,
+        facts: &Facts,
+    ) {
         let holding = self.subscriptions.entry(subscription.clone()).or_default();
         let Some(n) = holding.positions.get(&position) else {
             return;
@@ -248,6 +273,9 @@ impl Ledger {
         let Some((_, since, handed)) = holding.handed.get(&position) else {
             return;
         };
+        if facts.attached(&entry.who, subscription).is_none() {
+            return;
+        }
         let said = Said {
             settles,
             got_ms: *since,
@@ -286,6 +314,21 @@ impl Ledger {
         }
     }
 
+    // Somebody waited for what its flush came to, and took nothing meanwhile.
+    fn waited(&mut self, entry: &Entry, op: u64, facts: &Facts) {
+        let Some((subscription, _)) = self.flushes.get(&op) else {
+            return;
+        };
+        let deadline_ms = facts.subscriptions.get(subscription);
+        let deadline_ms = deadline_ms.map_or(0, |of| of.ack_deadline_ms);
+        if let Some(holding) = self.subscriptions.get_mut(subscription)
+            && let Some(took_ms) = holding.took_ms.get(&entry.who)
+            && entry.ms - took_ms > deadline_ms / 2
+        {
+            holding.slow.insert(entry.who.clone());
+        }
+    }
+
     // What became of these answers nobody will ever be told.
     fn not_confirmed(&mut self, op: u64, who: &Text) {
         let flushed = self.flushes.remove(&op);
@@ -304,36 +347,62 @@ impl Ledger {
         }
     }
 
-    fn topic_goes(&mut self, topic: &Text, facts: &Facts) {
-        for holding in self.subscriptions.values_mut() {
-            for (n, fates) in &mut holding.fates {
-                if facts
-                    .events
-                    .get(n)
-                    .is_some_and(|event| event.topic == *topic)
-                {
-                    *fates = fates.or(Fates::ABSENT);
+    fn hear(&mut self, news: &News, facts: &Facts) {
+        match news {
+            News::SubscriptionGone(subscription) => {
+                self.subscriptions.remove(subscription);
+                for due in self.due.values_mut() {
+                    due.retain(|of| of != subscription);
                 }
             }
+            News::SubscriptionCame(subscription) => self.came(subscription, facts),
+            News::TopicGone(topic) => self.topic_went(topic, facts),
+            News::SubscriptionChanges(_) | News::Broken(..) => {}
         }
-        let is_of = |n: &u64| {
-            facts
-                .events
-                .get(n)
-                .is_some_and(|event| event.topic == *topic)
+    }
+
+    // What waits for another was there when this one came.
+    fn came(&mut self, name: &Text, facts: &Facts) {
+        let Some(new) = facts.subscriptions.get(name) else {
+            return;
         };
+        if new.start == Start::Latest {
+            return;
+        }
+        let others = self.subscriptions.iter().filter(|(other, _)| {
+            let of = facts.subscriptions.get(*other);
+            *other != name && of.is_some_and(|of| of.is_sure && of.topic == new.topic)
+        });
+        let waiting = others.flat_map(|(_, holding)| &holding.fates);
+        let waiting = waiting.filter(|(_, fates)| **fates == Fates::PENDING);
+        let waiting: Vec<u64> = waiting.map(|(n, _)| *n).collect();
+        let holding = self.subscriptions.entry(name.clone()).or_default();
+        for n in waiting {
+            let fates = holding.fates.entry(n).or_insert(Fates::PENDING);
+            *fates = fates.and(Fates::PENDING.or(Fates::DONE)).unwrap_or(*fates);
+        }
+    }
+
+    // Nobody is owed what was in it. What was asked for before may have been in it or not.
+    fn topic_went(&mut self, topic: &Text, facts: &Facts) {
+        let is_of = |n: &u64| {
+            let event = facts.events.get(n);
+            event.is_some_and(|event| event.topic == *topic)
+        };
+        for holding in self.subscriptions.values_mut() {
+            let of = holding.fates.iter_mut().filter(|(n, _)| is_of(n));
+            of.for_each(|(_, fates)| *fates = fates.or(Fates::ABSENT));
+        }
         self.due.retain(|n, _| !is_of(n));
     }
 
     fn crashed(&mut self, cause: Cause, now_ms: u64, facts: &Facts) {
         for (n, event) in &facts.events {
-            let Some(answered_ms) = event.answered_ms else {
-                if facts.may_be_lost(event, now_ms, cause, now_ms) {
+            let seen_ms = event.answered_ms.unwrap_or(now_ms);
+            if facts.may_be_lost(event, seen_ms, cause, now_ms) {
+                if event.answered_ms.is_none() {
                     self.doubtful.insert(*n);
                 }
-                continue;
-            };
-            if facts.may_be_lost(event, answered_ms, cause, now_ms) {
                 for holding in self.subscriptions.values_mut() {
                     if let Some(fates) = holding.fates.get_mut(n) {
                         *fates = fates.or(Fates::ABSENT);

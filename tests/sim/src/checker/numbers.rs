@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::catalog::News;
 use super::facts::Facts;
 use super::{Found, Group, Promise};
 use crate::history::{Cause, Entry, Text, What};
@@ -37,8 +38,11 @@ pub(super) struct Numbers {
     places: BTreeMap<u64, Place>,
     ids: BTreeSet<(&'static str, u64)>,
     /// What each subscription got of its topic.
-    got: BTreeMap<Text, BTreeMap<u64, u64>>,
+    got: BTreeMap<Text, Got>,
 }
+
+/// Events by their sequence, and whether they are of the subscription that has the name now for sure.
+type Got = BTreeMap<u64, (u64, bool)>;
 
 #[derive(Default)]
 struct Place {
@@ -67,17 +71,20 @@ impl Group for Numbers {
             } => {
                 self.sequence(n.to_owned(), topic, *sequence, entry.ms, found);
                 self.position(*n, *position, found);
+                let is_sure = facts.attached(&entry.who, subscription).is_some();
                 let got = self.got.entry(subscription.clone()).or_default();
-                got.insert(*sequence, *n);
+                let known = got.entry(*sequence).or_insert((*n, false));
+                known.1 |= is_sure;
             }
             What::Done { op, id } if *id > 0 => self.id(*op, *id, facts, found),
             What::Crashed { cause, .. } => self.crashed(*cause, entry.ms, facts),
-            What::DeletesTopic { topic, .. } => {
-                let of = |name: &Text| facts.subscriptions.get(name).map(|of| &of.topic);
-                self.got.retain(|name, _| of(name) != Some(topic));
-            }
             What::Drained { subscription } => self.drained(subscription, facts, found),
             _ => {}
+        }
+        for news in &facts.news {
+            if let News::SubscriptionGone(subscription) = news {
+                self.got.remove(subscription);
+            }
         }
     }
 }
@@ -135,9 +142,18 @@ impl Numbers {
     fn drained(&mut self, subscription: &Text, facts: &Facts, found: &mut Found) {
         let got = self.got.entry(subscription.clone()).or_default();
         let life = |n: &u64| facts.events.get(n).and_then(|event| event.numbered_in);
-        for ((before, one), (after, next)) in got.iter().zip(got.iter().skip(1)) {
+        // Of what was published before it, it got what was still there.
+        let since = facts.subscriptions.get(subscription);
+        let since = since.map_or(usize::MAX, |of| of.sure_since);
+        let is_owed = |n: &u64| facts.events.get(n).is_some_and(|of| of.asked_at > since);
+        let sure = || {
+            let sure = got.iter().filter(|(_, (_, is_sure))| *is_sure);
+            sure.filter(|(_, (n, _))| is_owed(n))
+        };
+        for ((before, (one, _)), (after, (next, _))) in sure().zip(sure().skip(1)) {
             let is_same = life(one).is_some() && life(one) == life(next);
-            if *after > before + 1 && is_same {
+            let between = got.range(before + 1..*after).count() as u64;
+            if after - before - 1 > between && is_same {
                 let says = format!(
                     "{subscription} has {before} and {after}, and nothing between, of one life"
                 );

@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::catalog::News;
 use super::facts::Facts;
 use super::{Found, Group, Promise};
 use crate::history::{Entry, Text, What};
@@ -89,6 +90,9 @@ impl Group for Order {
             }
             _ => {}
         }
+        for news in &facts.news {
+            self.hear(news, entry.ms, facts);
+        }
     }
 
     fn end(&mut self, _: &Facts, found: &mut Found) {
@@ -106,6 +110,30 @@ impl Group for Order {
                     found.breaks(&IN_ORDER, says);
                 }
                 last = Some((*n, *position));
+            }
+        }
+    }
+}
+
+impl Order {
+    // Whatever changes with a subscription or its topic hinders its offers as somebody who goes does.
+    fn hear(&mut self, news: &News, ms: u64, facts: &Facts) {
+        let is_about = |name: &Text| match news {
+            News::SubscriptionGone(of)
+            | News::SubscriptionCame(of)
+            | News::SubscriptionChanges(of) => of == name,
+            News::TopicGone(topic) => {
+                let of = facts.subscriptions.get(name);
+                of.is_some_and(|of| of.topic == *topic)
+            }
+            News::Broken(..) => false,
+        };
+        let is_anew = matches!(news, News::SubscriptionGone(_) | News::SubscriptionCame(_));
+        for (_, offers) in self.offers.iter_mut().filter(|(name, _)| is_about(name)) {
+            offers.left_ms = ms;
+            if is_anew {
+                offers.seen.clear();
+                offers.last = 0;
             }
         }
     }

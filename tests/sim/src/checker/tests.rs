@@ -1,6 +1,7 @@
 //! Each promise with histories that break it, and with others that only nearly do: a checker that finds nothing is worth as little as one
 //! that finds what is not there.
 
+mod changes;
 mod disks;
 
 use std::fs;

@@ -36,6 +36,8 @@ pub struct Sizes {
     pub cache_bytes: u64,
     /// How long an event of a topic with `interval` may stay unsynced.
     pub interval_ms: u64,
+    /// How long a publish does not make a topic again that was deleted.
+    pub recreate_after_ms: u64,
 }
 
 impl Sizes {
@@ -53,6 +55,7 @@ impl Sizes {
             tail_bytes: usize::try_from(among("tail", &[1, 4 << 10, 64 << 10])).unwrap_or(1),
             cache_bytes: among("cache", &[1, 64 << 10]),
             interval_ms: among("interval", &[10, 100]),
+            recreate_after_ms: among("recreate", &[0, 2_000, 600_000]),
         }
     }
 
@@ -90,7 +93,7 @@ impl Sizes {
             file_system: fs,
             plugins_dir: PathBuf::from("/data/plugins"),
             auto_create_topics: true,
-            recreate_after_ms: 0,
+            recreate_after_ms: self.recreate_after_ms,
             interval_ms: self.interval_ms,
             tail_bytes: self.tail_bytes,
             checkpoint_at: CheckpointDue {

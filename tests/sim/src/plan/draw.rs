@@ -2,6 +2,7 @@
 //! one actor leaves the others as they are.
 
 mod disk;
+mod operations;
 
 use super::{
     Actor, Consuming, Crash, Fault, How, Link, Moment, Plan, Publishing, Role, Says, Subscription,
@@ -87,6 +88,7 @@ impl Draw {
             disk: self.disk(),
             faults: self.all_faults(lasts_ms, &actors),
             crashes: self.crashes(lasts_ms),
+            operations: self.operations(lasts_ms, &topics, &subscriptions),
             topics,
             subscriptions,
             actors,

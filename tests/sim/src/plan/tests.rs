@@ -41,6 +41,15 @@ fn what_a_plan_names_is_in_it() {
     }];
     let read = Plan::from_json(&strange.to_json());
     assert_eq!(read, Err("nobody is not in the plan".to_owned()));
+    strange.faults.clear();
+    strange.operations = vec![Timed {
+        after_ms: 0,
+        does: Operation::DeleteSubscription {
+            subscription: "none".to_owned(),
+        },
+    }];
+    let read = Plan::from_json(&strange.to_json());
+    assert_eq!(read, Err("none is not in the plan".to_owned()));
     let misspelt = Plan::from_json(&json.replace("lasts_ms", "lasts"));
     assert!(misspelt.is_err_and(|why| why.contains("lasts")));
 }
@@ -54,6 +63,9 @@ fn plans_differ_in_what_they_have() {
     };
     assert!(some(&|plan| plan.crashes.is_empty()));
     assert!(some(&|plan| plan.faults.is_empty()));
+    assert!(some(&|plan| plan.operations.is_empty()));
+    let pauses = |does: &Timed<Operation>| matches!(does.does, Operation::Pause { .. });
+    assert!(some(&|plan| plan.operations.iter().any(pauses)));
     assert!(some(&|plan| plan.topics.len() > 1));
     assert!(some(&|plan| plan.topics.iter().all(|topic| topic.is_sync)));
     let power = |crash: &Crash| matches!(crash.how, How::Power(_));

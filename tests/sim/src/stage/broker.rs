@@ -1,4 +1,4 @@
-//! Lives of the broker, as the stage begins and ends them, and what an operator does in each: makes what the plan has and is not there.
+//! Lives of the broker, as the stage begins and ends them.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -7,31 +7,27 @@ use std::time::Duration;
 
 use serde_json::json;
 use tidegate_simulated::auth::Policy;
-use tidegate_simulated::broker::{Broker, ChangeError};
-use tidegate_simulated::domain::{NewTopic, Principal};
+use tidegate_simulated::broker::Broker;
+use tidegate_simulated::domain::Principal;
 use tidegate_simulated::net::{Door, SessionOptions};
-use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::conditions::Watch;
+use super::operator::OPERATOR;
 use super::{Stage, cause};
-use crate::actors::{ADDRESS, Phase, Scene};
+use crate::actors::ADDRESS;
 use crate::disk::{End, SimDisk};
-use crate::history::{Durability, Start, Text, What};
+use crate::history::{Text, What};
 use crate::life::Life;
 use crate::network::SimListener;
 use crate::plan::payload::hash;
-use crate::plan::{Crash, How, Subscription, Topic};
+use crate::plan::{Crash, How, Subscription};
 use crate::scheduler::{mix, start_owned};
 use crate::simulation::{self, Handed};
 
-/// How long an operator waits before it tries again.
-const AGAIN: Duration = Duration::from_millis(100);
 /// How long sessions have for their end: a little longer than they take at most.
 const SESSIONS_MAX: Duration = Duration::from_secs(12);
-/// Who makes topics and subscriptions.
-const OPERATOR: &str = "operator";
 
 /// A life that serves.
 pub(super) struct Serving {
@@ -39,7 +35,7 @@ pub(super) struct Serving {
     life: Life,
     shutdown: CancellationToken,
     accepts: Handed<()>,
-    operator: Handed<()>,
+    pub(super) operator: Handed<()>,
     watch: Watch,
     watches: Handed<()>,
 }
@@ -58,6 +54,11 @@ impl Serving {
     /// See [`Life::depth`].
     pub(super) fn depth(&self, subscription: &str) -> Option<u64> {
         self.life.depth(subscription)
+    }
+
+    /// Whether there is such a subscription.
+    pub(super) fn is_there(&self, subscription: &str) -> bool {
+        self.life.broker.find(subscription).is_ok()
     }
 }
 
@@ -107,7 +108,9 @@ impl Stage {
         let listener = self.scene.network.listen(ADDRESS);
         let accepts = accept(listener, life.broker.clone(), shutdown.clone());
         let accepts = start_owned(life.owner(), "accepts", accepts);
-        let operator = operate(self.scene.clone(), life.broker.clone(), self.phase.clone());
+        let operator = self.operator.clone();
+        let operator =
+            operator.operate(self.scene.clone(), life.broker.clone(), self.phase.clone());
         let operator = start_owned(life.owner(), "operator", operator);
         let history = self.scene.history.clone();
         let watch = Watch::new(history, life.broker.clone(), self.machine.disk.clone());
@@ -192,11 +195,8 @@ impl Stage {
     /// What is consumed stays so, over a start.
     pub(super) async fn check_empty(&self, serving: &Serving) {
         for Subscription { name, .. } in &self.scene.plan.subscriptions {
-            if serving
-                .life
-                .known_depth(name)
-                .await
-                .is_some_and(|depth| depth > 0)
+            if serving.is_there(name)
+                && let Some(1..) = serving.life.known_depth(name).await
             {
                 let subscription = name.as_str().into();
                 self.note(What::CameBack { subscription });
@@ -253,97 +253,6 @@ async fn accept(listener: SimListener, broker: Broker, shutdown: CancellationTok
     for session in sessions {
         let _ = timeout_at(until, session).await;
     }
-}
-
-// Makes what is not there yet. What was made in an earlier life has to be there.
-async fn operate(scene: Scene, broker: Broker, ready: watch::Sender<Phase>) {
-    let plan = scene.plan.clone();
-    for topic in &plan.topics {
-        while !create_topic(&scene, &broker, topic).await {
-            sleep(AGAIN).await;
-        }
-    }
-    for subscription in &plan.subscriptions {
-        while !create_subscription(&scene, &broker, subscription).await {
-            sleep(AGAIN).await;
-        }
-    }
-    ready.send_if_modified(|phase| {
-        let is_first = *phase == Phase::Begins;
-        *phase = (*phase).max(Phase::Runs);
-        is_first
-    });
-}
-
-async fn create_topic(scene: &Scene, broker: &Broker, topic: &Topic) -> bool {
-    let name = topic.name.parse().expect("the plan has good names");
-    if broker.topic(&name).is_ok() && *scene.phase.borrow() >= Phase::Runs {
-        return true;
-    }
-    let durability = match topic.is_sync {
-        true => Durability::Sync,
-        false => Durability::Interval,
-    };
-    let op = scene.op();
-    scene.history.note(
-        OPERATOR,
-        What::CreatesTopic {
-            op,
-            topic: topic.name.as_str().into(),
-            durability,
-        },
-    );
-    let new = json!({"name": topic.name, "durability": durability.to_string()});
-    let new: NewTopic = serde_json::from_value(new).expect("a specification");
-    let created = broker.create_topic(new).await;
-    done(scene, op, created.map(|topic| topic.id.0))
-}
-
-async fn create_subscription(scene: &Scene, broker: &Broker, subscription: &Subscription) -> bool {
-    let Subscription {
-        name,
-        topic,
-        ack_deadline_ms,
-    } = subscription;
-    if *scene.phase.borrow() >= Phase::Runs {
-        return true;
-    }
-    let op = scene.op();
-    scene.history.note(
-        OPERATOR,
-        What::CreatesSubscription {
-            op,
-            subscription: name.as_str().into(),
-            topic: topic.as_str().into(),
-            start: Start::Earliest,
-            ack_deadline_ms: *ack_deadline_ms,
-        },
-    );
-    // Nothing is given up: what becomes of that is another plan's.
-    let spec = json!({
-        "name": name, "topics": [topic], "start": "earliest",
-        "delivery": {
-            "ack_deadline_ms": ack_deadline_ms, "attempts_max": 0, "backoff_ms": [100],
-        },
-    });
-    let spec = serde_json::from_value(spec).expect("a specification");
-    let created = broker.create_subscription(&Principal::local(), spec).await;
-    done(scene, op, created.map(|_| 0))
-}
-
-// Whether it is there now. One that an earlier life made without an answer is.
-fn done(scene: &Scene, op: u64, created: Result<u64, ChangeError>) -> bool {
-    let (what, is_there) = match created {
-        Ok(id) => (What::Done { op, id }, true),
-        Err(ChangeError::Exists { .. }) => (What::Done { op, id: 0 }, true),
-        Err(error) => {
-            let code = error.to_string().into();
-            let is_sure = false;
-            (What::NotDone { op, code, is_sure }, false)
-        }
-    };
-    scene.history.note(OPERATOR, what);
-    is_there
 }
 
 fn policy() -> Arc<Policy> {
