@@ -11,6 +11,7 @@ mod ends;
 mod events;
 mod facts;
 mod fates;
+mod filters;
 mod numbers;
 mod order;
 mod requests;
@@ -85,6 +86,10 @@ pub const PROMISES: &[&Promise] = &[
     &changes::GOES_ON_ABOVE,
     &changes::PAUSED,
     &changes::TOLD,
+    &filters::FENCED,
+    &filters::HOLDS,
+    &filters::PASSED,
+    &filters::BLAMED,
 ];
 
 /// What of a history breaks a promise, in order.
@@ -101,6 +106,7 @@ pub fn check(history: &[Entry]) -> Vec<Violation> {
         Box::<disks::Disks>::default(),
         Box::<ends::Ends>::default(),
         Box::<changes::Changed>::default(),
+        Box::<filters::Judged>::default(),
     ];
     let mut found = Found::default();
     for (at, entry) in history.iter().enumerate() {

@@ -175,6 +175,16 @@ kinds! {
     Resumes "resumes" { op: u64, subscription: Text }
     /// Changes how one hands out events.
     Changes "changes" { op: u64, subscription: Text, ack_deadline_ms: u64, in_flight_max: u64 }
+    /// The subscription that is created by this request has these filters.
+    ChoosesFilters "chooses-filters" { op: u64, chain: Text }
+    /// Changes what its events have to pass. It is done with the fence.
+    ChangesFilters "changes-filters" { op: u64, subscription: Text, chain: Text }
+    /// Uploads a plugin.
+    Uploads "uploads" { op: u64, plugin: Text, tag: u64 }
+    /// What a subscription's events have to pass, as the broker says when a life has begun, and from where on.
+    SeesFilters "sees-filters" { subscription: Text, chain: Text, fence: u64 }
+    /// A filter failed on an event, as the broker says.
+    Blames "blames" { subscription: Text, position: u64 }
     /// A topic is there, or is not, as the broker says when a life has begun. The id is 0 if it is not.
     SeesTopic "sees-topic" { topic: Text, id: u64 }
     /// So is a subscription.

@@ -4,6 +4,7 @@
 
 pub mod disk;
 mod draw;
+pub mod filter;
 mod operation;
 pub mod payload;
 
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::network::LinkShape;
 use disk::{DiskFault, DiskShape};
 use draw::Draw;
+use filter::{Filter, Plugin};
 
 pub use draw::Weights;
 pub use operation::Operation;
@@ -30,6 +32,9 @@ pub struct Plan {
     /// What the disk is like.
     #[serde(default)]
     pub disk: DiskShape,
+    /// All plugins, uploaded at first.
+    #[serde(default)]
+    pub plugins: Vec<Plugin>,
     /// All topics, created at first.
     pub topics: Vec<Topic>,
     /// All subscriptions, created at first.
@@ -55,7 +60,7 @@ pub struct Topic {
     pub is_sync: bool,
 }
 
-/// A subscription to all events of a topic.
+/// A subscription to the events of a topic, or some of them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Subscription {
@@ -65,6 +70,9 @@ pub struct Subscription {
     pub topic: String,
     /// How long a consumer may take.
     pub ack_deadline_ms: u64,
+    /// What its events have to pass.
+    #[serde(default)]
+    pub filters: Vec<Filter>,
 }
 
 /// Somebody with a client of its own.
@@ -310,7 +318,15 @@ impl Plan {
                 }
             }
         }
+        let plugin = |filter: &Filter| {
+            let names = self.plugins.iter().map(|of| &of.name);
+            known(&filter.plugin, Box::new(names))
+        };
+        for subscription in &self.subscriptions {
+            subscription.filters.iter().try_for_each(plugin)?;
+        }
         for Timed { does, .. } in &self.operations {
+            does.filters().iter().try_for_each(plugin)?;
             does.topic().map_or(Ok(()), topic)?;
             let names = self.subscriptions.iter().map(|of| &of.name);
             does.subscription()

@@ -2,7 +2,7 @@
 //! and numbers are made small. What counts as showing it is the caller's business, and so is how often it may be tried.
 
 use crate::plan::disk::DiskShape;
-use crate::plan::{Actor, Link, Plan, Publishing, Role, Timed};
+use crate::plan::{Actor, Link, Operation, Plan, Publishing, Role, Timed};
 
 /// The link of a client on the same machine.
 const NEAR: Link = Link {
@@ -27,7 +27,11 @@ pub fn shrink(plan: &Plan, tries_max: usize, shows: impl FnMut(&Plan) -> bool) -
         shrinking.list(|plan| &mut plan.actors);
         shrinking.list(|plan| &mut plan.faults);
         shrinking.list(|plan| &mut plan.operations);
+        for subscription in 0..shrinking.plan.subscriptions.len() {
+            shrinking.list(|plan| &mut plan.subscriptions[subscription].filters);
+        }
         shrinking.list(|plan| &mut plan.subscriptions);
+        shrinking.list(|plan| &mut plan.plugins);
         shrinking.list(|plan| &mut plan.topics);
         for publisher in publishers(&shrinking.plan) {
             shrinking.list(|plan| does(plan, publisher));
@@ -166,6 +170,16 @@ fn plainly(actor: &mut Actor) {
 fn pruned(mut plan: Plan) -> Plan {
     let topics: Vec<String> = plan.topics.iter().map(|of| of.name.clone()).collect();
     plan.subscriptions.retain(|of| topics.contains(&of.topic));
+    let plugins: Vec<String> = plan.plugins.iter().map(|of| of.name.clone()).collect();
+    for subscription in &mut plan.subscriptions {
+        let filters = &mut subscription.filters;
+        filters.retain(|filter| plugins.contains(&filter.plugin));
+    }
+    for timed in &mut plan.operations {
+        if let Operation::ChangeFilters { filters, .. } = &mut timed.does {
+            filters.retain(|filter| plugins.contains(&filter.plugin));
+        }
+    }
     let subscriptions: Vec<String> = plan
         .subscriptions
         .iter()

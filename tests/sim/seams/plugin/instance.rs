@@ -107,14 +107,14 @@ impl Instance {
         let mut matches = self.struck(allowance, events, rules, EVALUATE).await?;
         for (at, event) in events.iter().enumerate() {
             let number = number(event.payload).unwrap_or_default();
-            for (place, id) in rules.iter().enumerate() {
+            for id in rules {
                 let Some((_, Rule::Filter(rule))) = self.rules.get(id) else {
                     return Err(trap(EVALUATE));
                 };
                 if rule.wants(event.topic, number) {
                     matches.push(abi::Match {
                         event: as_u32(at),
-                        rule: as_u32(place),
+                        rule: *id,
                     });
                 }
             }
@@ -182,7 +182,7 @@ impl Instance {
                     Scripted::Slow(more) => time += *more,
                     Scripted::Nonsense => nonsense.push(abi::Match {
                         event: 0,
-                        rule: as_u32(rules.len()),
+                        rule: u32::MAX,
                     }),
                     _ => {}
                 }

@@ -214,6 +214,13 @@ impl Facts {
                 }
                 op
             }
+            What::ChangesFilters {
+                op, subscription, ..
+            } => {
+                let news = News::SubscriptionChanges(subscription.clone());
+                self.news.push(news);
+                op
+            }
             What::Changes {
                 op,
                 subscription,
@@ -444,6 +451,7 @@ impl Facts {
         let pauses = |what: &What| matches!(what, What::Pauses { .. });
         let resumes = |what: &What| matches!(what, What::Resumes { .. });
         let at = self.at;
+        let may_pause = self.filters.may_pause(subscription);
         let Some(of) = self.subscriptions.get_mut(subscription) else {
             return;
         };
@@ -452,7 +460,7 @@ impl Facts {
                 let says = format!("{subscription} was paused, and is not any more");
                 self.news.push(News::Broken(&STAYS_PAUSED, says));
             }
-            (Pause::No, true) if !open.iter().any(pauses) => {
+            (Pause::No, true) if !may_pause && !open.iter().any(pauses) => {
                 let says = format!("{subscription} was resumed, and is paused again");
                 self.news.push(News::Broken(&STAYS_RESUMED, says));
             }
@@ -462,6 +470,7 @@ impl Facts {
             false => Pause::No,
             true => match of.pause.clone() {
                 since @ Pause::Since(..) => since,
+                _ if may_pause => Pause::Open,
                 _ => Pause::Since(at, ms, Text::default()),
             },
         };
@@ -493,7 +502,8 @@ pub(super) fn subscription_of(what: &What) -> Option<&Text> {
         | What::DeletesSubscription { subscription, .. }
         | What::Pauses { subscription, .. }
         | What::Resumes { subscription, .. }
-        | What::Changes { subscription, .. } => Some(subscription),
+        | What::Changes { subscription, .. }
+        | What::ChangesFilters { subscription, .. } => Some(subscription),
         _ => None,
     }
 }

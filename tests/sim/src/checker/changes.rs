@@ -186,6 +186,10 @@ impl Changed {
         let Some((since, why)) = self.paused.get(subscription) else {
             return;
         };
+        // It may have been paused for another reason already.
+        if facts.filters.may_pause(subscription) {
+            return;
+        }
         let Some(quiet) = facts.quiet_since(ms) else {
             return;
         };

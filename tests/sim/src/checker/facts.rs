@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::catalog::{Changes, News, Subscription, Topic};
+use super::filters::Filters;
 use crate::history::{Cause, Durability, Entry, Text, What};
 use crate::plan::Fault;
 
@@ -17,6 +18,7 @@ pub(super) struct Facts {
     pub(super) topics: BTreeMap<Text, Topic>,
     pub(super) subscriptions: BTreeMap<Text, Subscription>,
     pub(super) changes: Changes,
+    pub(super) filters: Filters,
     /// What follows from the entry that was seen last.
     pub(super) news: Vec<News>,
     /// Entries so far.
@@ -115,6 +117,7 @@ impl Facts {
             _ => {}
         }
         self.see_change(entry);
+        self.see_filters(entry);
     }
 
     // What gives numbers to events of a topic now: a life of the broker, and the topic that has that name. `None` if either may end.
@@ -144,6 +147,11 @@ impl Facts {
         self.lags.iter().any(|(of, late_ms, until_ms)| {
             of == who && *late_ms >= deadline_ms && until_ms.saturating_add(deadline_ms) >= got_ms
         })
+    }
+
+    /// Whether something was wrong at that time, or after it.
+    pub(super) fn was_troubled_since(&self, ms: u64) -> bool {
+        self.troubled_until > ms
     }
 
     /// Whether the power may have taken an event that was answered or seen then.
@@ -184,6 +192,8 @@ pub(super) fn asks(what: &What) -> Option<u64> {
         | What::Pauses { op, .. }
         | What::Resumes { op, .. }
         | What::Changes { op, .. }
+        | What::ChangesFilters { op, .. }
+        | What::Uploads { op, .. }
         | What::Publishes { op, .. }
         | What::Attaches { op, .. }
         | What::Flushes { op, .. } => Some(*op),

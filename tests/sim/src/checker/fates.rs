@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::catalog::News;
 use super::facts::Facts;
+use super::filters::PASSED;
 use super::{Found, Group, Promise};
 use crate::history::{Answer, Cause, Entry, Start, Text, What};
 
@@ -34,6 +35,9 @@ pub(super) const ACKED: Promise = Promise {
     page: "delivery/durability.md",
     words: "The client's `flush_acks` waits until acks are on disk.",
 };
+
+/// For so long an event may be on its way to a client while nothing is wrong.
+const ON_ITS_WAY_MS: u64 = 5_000;
 
 /// What may have become of an event. Never none of them.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -83,8 +87,12 @@ struct Holding {
     handed: BTreeMap<u64, (Text, u64, u64)>,
     /// Answers that were not confirmed, by who gave them and position.
     said: BTreeMap<(Text, u64), Said>,
+    /// Who acked what is done for sure, when that was confirmed, and with which entry.
+    done: BTreeMap<u64, (Text, u64, usize)>,
     /// When each consumer took something last.
     took_ms: BTreeMap<Text, u64>,
+    /// Events that were answered, whose filters decide what becomes of them.
+    judged: BTreeSet<u64>,
     /// Consumers that once took nothing for so long that others got what waits for them: they do not know.
     slow: BTreeSet<Text>,
 }
@@ -132,12 +140,13 @@ impl Group for Ledger {
             }
             What::Confirmed { op } => {
                 self.waited(entry, *op, facts);
-                self.confirmed(*op, &entry.who, facts);
+                self.confirmed(*op, entry, facts);
             }
             What::NotConfirmed { op, .. } => {
                 self.waited(entry, *op, facts);
                 self.not_confirmed(*op, &entry.who);
             }
+            What::ChangesFilters { subscription, .. } => self.filters_change(subscription),
             What::Attaches { subscription, .. } => {
                 let holding = self.subscriptions.entry(subscription.clone()).or_default();
                 holding.slow.remove(&entry.who);
@@ -181,6 +190,10 @@ impl Ledger {
         }
         for name in self.due.get(&n).into_iter().flatten() {
             let holding = self.subscriptions.entry(name.clone()).or_default();
+            if facts.filters.judges(name) {
+                holding.judged.insert(n);
+                continue;
+            }
             let fates = holding.fates.entry(n).or_insert(Fates::PENDING);
             match fates.and(Fates::PENDING.or(Fates::DONE)) {
                 Some(narrowed) => *fates = narrowed,
@@ -231,12 +244,18 @@ impl Ledger {
         holding.positions.insert(*position, *n);
         holding.handed.insert(*position, handed);
         holding.took_ms.insert(entry.who.clone(), entry.ms);
-        // Perhaps by one that had this name before, or it waited in a client that does not know that others got it.
+        // Perhaps by one that had this name before, or it waited for one who does not know that others got it.
         let is_of_this = facts.attached(&entry.who, subscription).is_some();
         let deadline_ms = facts.subscriptions.get(subscription);
         let deadline_ms = deadline_ms.map_or(u64::MAX, |of| of.ack_deadline_ms);
         let was_on_its_way = facts.may_come_late(&entry.who, entry.ms, deadline_ms);
-        if !is_of_this || was_on_its_way || holding.slow.contains(&entry.who) {
+        let waited = *fates == Fates::DONE
+            && holding
+                .done
+                .get(n)
+                .is_some_and(|done| may_have_waited(done, entry, subscription, facts));
+        if !is_of_this || was_on_its_way || waited || holding.slow.contains(&entry.who) {
+            holding.judged.remove(n);
             *fates = fates.or(Fates::PENDING);
             return;
         }
@@ -285,7 +304,8 @@ impl Ledger {
         holding.said.insert((entry.who.clone(), position), said);
     }
 
-    fn confirmed(&mut self, op: u64, who: &Text, facts: &Facts) {
+    fn confirmed(&mut self, op: u64, entry: &Entry, facts: &Facts) {
+        let (who, now_ms) = (&entry.who, entry.ms);
         let Some((subscription, said)) = self.flushes.remove(&op) else {
             return;
         };
@@ -310,6 +330,7 @@ impl Ledger {
                 && let Some(fates) = holding.fates.get_mut(n)
             {
                 *fates = Fates::DONE;
+                holding.done.insert(*n, (who.clone(), now_ms, facts.at));
             }
         }
     }
@@ -361,6 +382,20 @@ impl Ledger {
         }
     }
 
+    // What was answered and not handed out may be judged by filters that it did not have before.
+    fn filters_change(&mut self, subscription: &Text) {
+        let Some(holding) = self.subscriptions.get_mut(subscription) else {
+            return;
+        };
+        let handed: BTreeSet<u64> = holding.positions.values().copied().collect();
+        let waiting = holding.fates.iter_mut();
+        let waiting = waiting.filter(|(n, fates)| **fates == Fates::PENDING && !handed.contains(n));
+        for (n, fates) in waiting {
+            *fates = fates.or(Fates::ABSENT);
+            holding.judged.insert(*n);
+        }
+    }
+
     // What waits for another was there when this one came.
     fn came(&mut self, name: &Text, facts: &Facts) {
         let Some(new) = facts.subscriptions.get(name) else {
@@ -377,6 +412,10 @@ impl Ledger {
         let waiting = waiting.filter(|(_, fates)| **fates == Fates::PENDING);
         let waiting: Vec<u64> = waiting.map(|(n, _)| *n).collect();
         let holding = self.subscriptions.entry(name.clone()).or_default();
+        if facts.filters.judges(name) {
+            holding.judged.extend(waiting);
+            return;
+        }
         for n in waiting {
             let fates = holding.fates.entry(n).or_insert(Fates::PENDING);
             *fates = fates.and(Fates::PENDING.or(Fates::DONE)).unwrap_or(*fates);
@@ -392,6 +431,7 @@ impl Ledger {
         for holding in self.subscriptions.values_mut() {
             let of = holding.fates.iter_mut().filter(|(n, _)| is_of(n));
             of.for_each(|(_, fates)| *fates = fates.or(Fates::ABSENT));
+            holding.judged.retain(|n| !is_of(n));
         }
         self.due.retain(|n, _| !is_of(n));
     }
@@ -404,6 +444,7 @@ impl Ledger {
                     self.doubtful.insert(*n);
                 }
                 for holding in self.subscriptions.values_mut() {
+                    holding.judged.remove(n);
                     if let Some(fates) = holding.fates.get_mut(n) {
                         *fates = fates.or(Fates::ABSENT);
                     }
@@ -416,6 +457,15 @@ impl Ledger {
         let Some(holding) = self.subscriptions.get_mut(subscription) else {
             return;
         };
+        let owed = holding.judged.iter().filter(|n| {
+            let fates = holding.fates.get(n).copied().unwrap_or(Fates::ABSENT);
+            fates.may_be(Fates::ABSENT)
+                && facts.filters.takes(subscription, **n, facts) == Some(true)
+        });
+        for n in owed {
+            let says = format!("the filters of {subscription} take event {n}, and it never came");
+            found.breaks(&PASSED, says);
+        }
         for (n, fates) in &mut holding.fates {
             match fates.and(Fates::ABSENT.or(Fates::DONE)) {
                 Some(narrowed) => *fates = narrowed,
@@ -429,4 +479,16 @@ impl Ledger {
             }
         }
     }
+}
+
+// Whether an event was perhaps on its way already when somebody else had acked it.
+fn may_have_waited(
+    (by, done_ms, done_at): &(Text, u64, usize),
+    entry: &Entry,
+    subscription: &Text,
+    facts: &Facts,
+) -> bool {
+    let came_later = facts.attached(&entry.who, subscription) > Some(*done_at);
+    let is_on_its_way = entry.ms - done_ms < ON_ITS_WAY_MS || facts.was_troubled_since(*done_ms);
+    *by != entry.who && !came_later && is_on_its_way
 }

@@ -140,12 +140,19 @@ impl Numbers {
 
     // Who got all that there is got each number between two that one life gave.
     fn drained(&mut self, subscription: &Text, facts: &Facts, found: &mut Found) {
+        // What its filters do not take is no gap.
+        if facts.filters.judges(subscription) {
+            return;
+        }
         let got = self.got.entry(subscription.clone()).or_default();
         let life = |n: &u64| facts.events.get(n).and_then(|event| event.numbered_in);
-        // Of what was published before it, it got what was still there.
+        // Of what was published before it, it got what was still there; and nothing of a topic that was deleted meanwhile.
         let since = facts.subscriptions.get(subscription);
         let since = since.map_or(usize::MAX, |of| of.sure_since);
-        let is_owed = |n: &u64| facts.events.get(n).is_some_and(|of| of.asked_at > since);
+        let is_owed = |n: &u64| {
+            let event = facts.events.get(n);
+            event.is_some_and(|of| of.asked_at > since) && !facts.may_have_gone(*n)
+        };
         let sure = || {
             let sure = got.iter().filter(|(_, (_, is_sure))| *is_sure);
             sure.filter(|(_, (n, _))| is_owed(n))

@@ -3,6 +3,7 @@
 
 mod changes;
 mod disks;
+mod filters;
 
 use std::fs;
 use std::path::Path;
@@ -166,6 +167,10 @@ fn after_a_confirmed_ack_an_event_does_not_come_again() {
     let slow = ACKED.replace("    1", "    3001");
     let slow = format!("{slow}    30016 c confirmed op=11\n");
     let after = AGAIN.replace("30 c", "30020 d");
+    let early = "9 d attaches op=30 subscription=s\n9 d attached op=30\n";
+    let soon = AGAIN.replace("30 c", "30 d");
+    let late_again = AGAIN.replace("30 c", "6000 d");
+    let trouble = "20 n troubled what=outage until_ms=5000\n";
     check_broken(&[
         ("again", &[ONE, GOT, ACKED, CONFIRMED, AGAIN], &["I5"]),
         (
@@ -180,8 +185,23 @@ fn after_a_confirmed_ack_an_event_does_not_come_again() {
         ),
         (
             "to another",
-            &[ONE, GOT, ACKED, CONFIRMED, other, AGAIN],
+            &[ONE, GOT, ACKED, CONFIRMED, other, &soon],
             &["I5"],
+        ),
+        (
+            "to one who was there, and for whom it was on its way",
+            &[early, ONE, GOT, ACKED, CONFIRMED, &soon],
+            &[],
+        ),
+        (
+            "and was not any more",
+            &[early, ONE, GOT, ACKED, CONFIRMED, &late_again],
+            &["I5"],
+        ),
+        (
+            "and was for long",
+            &[early, ONE, GOT, ACKED, CONFIRMED, trouble, &late_again],
+            &[],
         ),
         (
             "not confirmed, and killed",

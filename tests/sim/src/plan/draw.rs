@@ -2,6 +2,7 @@
 //! one actor leaves the others as they are.
 
 mod disk;
+mod filters;
 mod operations;
 
 use super::{
@@ -56,6 +57,8 @@ impl Draw {
                 is_sync: self.number("sync", of, 3) > 0,
             })
             .collect();
+        let plugins = self.plugins();
+        let of_plugins = &plugins;
         let subscriptions: Vec<Subscription> = topics
             .iter()
             .zip(0..)
@@ -69,6 +72,7 @@ impl Draw {
                         2 * of + sub,
                         &[(30_000, 3), (2_000, 1)],
                     ),
+                    filters: self.chain(2 * of + sub, of_plugins),
                 })
             })
             .collect();
@@ -88,7 +92,8 @@ impl Draw {
             disk: self.disk(),
             faults: self.all_faults(lasts_ms, &actors),
             crashes: self.crashes(lasts_ms),
-            operations: self.operations(lasts_ms, &topics, &subscriptions),
+            operations: self.operations(lasts_ms, &plugins, &topics, &subscriptions),
+            plugins,
             topics,
             subscriptions,
             actors,

@@ -3,6 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::filter::Filter;
+
 /// What an operator does.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -48,6 +50,13 @@ pub enum Operation {
         /// How many events may be in hand.
         in_flight_max: u32,
     },
+    /// Changes what its events have to pass.
+    ChangeFilters {
+        /// Which.
+        subscription: String,
+        /// All filters.
+        filters: Vec<Filter>,
+    },
 }
 
 impl Operation {
@@ -69,7 +78,17 @@ impl Operation {
             | Self::DeleteSubscription { subscription }
             | Self::Pause { subscription }
             | Self::Resume { subscription }
-            | Self::Change { subscription, .. } => Some(subscription),
+            | Self::Change { subscription, .. }
+            | Self::ChangeFilters { subscription, .. } => Some(subscription),
+        }
+    }
+
+    /// The filters that it names.
+    #[must_use]
+    pub fn filters(&self) -> &[Filter] {
+        match self {
+            Self::ChangeFilters { filters, .. } => filters,
+            _ => &[],
         }
     }
 }

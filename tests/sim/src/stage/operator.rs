@@ -3,18 +3,21 @@
 //! still at the end goes on then, so that everything can be consumed.
 
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
 use serde_json::json;
 use tidegate_simulated::broker::{Broker, ChangeError, Refusal, RefusalKind};
-use tidegate_simulated::domain::{NewTopic, Principal, SubscriptionPatch, TopicName};
+use tidegate_simulated::domain::{
+    NewTopic, Principal, SubscriptionInfo, SubscriptionPatch, TopicName,
+};
 use tokio::sync::watch;
 use tokio::time::sleep;
 
 use crate::actors::{Phase, Scene};
 use crate::history::{Durability, Start, What};
+use crate::plan::filter::{Filter, Plugin, written};
 use crate::plan::{Operation, Subscription, Topic};
 
 /// How long an operator waits before it tries again.
@@ -49,6 +52,8 @@ struct Shift {
     memory: Operator,
     scene: Scene,
     broker: Broker,
+    /// Lines that were read of what the broker tells, by subscription.
+    told: RefCell<BTreeMap<String, BTreeSet<String>>>,
 }
 
 impl Operator {
@@ -58,6 +63,7 @@ impl Operator {
             memory: self,
             scene,
             broker,
+            told: RefCell::default(),
         };
         let phase = *shift.scene.phase.borrow();
         match phase < Phase::Runs {
@@ -67,6 +73,8 @@ impl Operator {
         shift.run().await;
         shift.scene.is_at(Phase::Drains).await;
         shift.resume_all().await;
+        shift.mend().await;
+        shift.tell();
     }
 }
 
@@ -74,6 +82,12 @@ impl Shift {
     // Makes what the plan has. An earlier life may have made some of it without an answer.
     async fn begin(&self, ready: watch::Sender<Phase>) {
         let plan = self.scene.plan.clone();
+        for plugin in &plan.plugins {
+            while !self.is_made(&plugin.name) {
+                let outcome = self.upload(plugin, 0).await;
+                self.begun(&plugin.name, outcome).await;
+            }
+        }
         for topic in &plan.topics {
             while !self.is_made(&topic.name) {
                 let outcome = self.create_topic(topic).await;
@@ -119,6 +133,7 @@ impl Shift {
                 () = sleep(Duration::from_millis(timed.after_ms)) => {}
             }
             self.memory.0.borrow_mut().next = next + 1;
+            self.tell();
             if self.perform(&timed.does).await == Outcome::Unknown {
                 return;
             }
@@ -158,6 +173,10 @@ impl Shift {
             Operation::DeleteSubscription { subscription } => {
                 self.delete_subscription(subscription).await
             }
+            Operation::ChangeFilters {
+                subscription,
+                filters,
+            } => self.change_filters(subscription, filters).await,
             Operation::Pause { subscription } => self.pause(subscription).await,
             Operation::Resume { subscription } => self.resume(subscription).await,
             Operation::Change {
@@ -207,8 +226,14 @@ impl Shift {
             name,
             topic,
             ack_deadline_ms,
+            filters,
         } = subscription;
-        let op = self.asks(|op| What::CreatesSubscription {
+        let op = self.scene.op();
+        if !filters.is_empty() {
+            let chain = written(filters).into();
+            self.note(What::ChoosesFilters { op, chain });
+        }
+        self.note(What::CreatesSubscription {
             op,
             subscription: name.as_str().into(),
             topic: topic.as_str().into(),
@@ -221,7 +246,7 @@ impl Shift {
         };
         // Nothing is given up: what becomes of that is another plan's.
         let spec = json!({
-            "name": name, "topics": [topic], "start": start,
+            "name": name, "topics": [topic], "start": start, "filters": uses(filters),
             "delivery": {
                 "ack_deadline_ms": ack_deadline_ms, "attempts_max": 0, "backoff_ms": [100],
             },
@@ -295,14 +320,99 @@ impl Shift {
         }});
         let patch = serde_json::from_value(patch).expect("a patch");
         let changed = self.update(subscription, patch).await;
-        self.answered(op, changed.map(|()| 0))
+        self.answered(op, changed.map(|_| 0))
+    }
+
+    async fn change_filters(&self, subscription: &str, filters: &[Filter]) -> Outcome {
+        let op = self.asks(|op| What::ChangesFilters {
+            op,
+            subscription: subscription.into(),
+            chain: written(filters).into(),
+        });
+        let patch = json!({"filters": uses(filters)});
+        let patch = serde_json::from_value(patch).expect("a patch");
+        let changed = self.update(subscription, patch).await;
+        let fence = |info: SubscriptionInfo| info.fence.map_or(0, |fence| fence.0);
+        self.answered(op, changed.map(fence))
+    }
+
+    async fn upload(&self, plugin: &Plugin, tag: u64) -> Outcome {
+        let op = self.asks(|op| What::Uploads {
+            op,
+            plugin: plugin.name.as_str().into(),
+            tag,
+        });
+        let local = Principal::local();
+        let name = plugin.name.parse().expect("the plan has good names");
+        let uploaded = match self.broker.upload_place(&local).await {
+            Ok(place) => {
+                let bytes = plugin.script(tag).into();
+                self.broker.upload_plugin(&local, place, &name, bytes).await
+            }
+            Err(error) => Err(error.into()),
+        };
+        self.answered(op, uploaded.map(|_| 0))
+    }
+
+    // Whatever stands still because a filter fails gets a sound one and goes on, until everything was consumed.
+    async fn mend(&self) {
+        let plan = self.scene.plan.clone();
+        let named = plan.operations.iter().flat_map(|of| of.does.filters());
+        let named = named.chain(plan.subscriptions.iter().flat_map(|of| &of.filters));
+        if !written(&named.cloned().collect::<Vec<_>>()).contains(" pause ") {
+            return;
+        }
+        loop {
+            let mut is_over = true;
+            for Subscription { name, .. } in &plan.subscriptions {
+                let Ok(info) = self.broker.subscription(name) else {
+                    continue;
+                };
+                is_over &= info.depth == 0 && info.unevaluated == 0;
+                if info.paused.is_some() {
+                    is_over = false;
+                    self.change_filters(name, &sound(&chain_of(&info))).await;
+                    self.resume(name).await;
+                }
+            }
+            if is_over {
+                return;
+            }
+            sleep(5 * AGAIN).await;
+        }
+    }
+
+    // Says whom the broker has blamed since it was asked last.
+    fn tell(&self) {
+        let local = Principal::local();
+        for Subscription { name, .. } in &self.scene.plan.subscriptions {
+            let Ok(lines) = self.broker.subscription_log(&local, name) else {
+                continue;
+            };
+            let mut told = self.told.borrow_mut();
+            let told = told.entry(name.clone()).or_default();
+            for line in lines {
+                let text = line.text.as_str();
+                let failed = text.starts_with("filter ").then(|| {
+                    let (_, rest) = text.split_once("failed on the event at position ")?;
+                    rest.split(' ').next()?.parse().ok()
+                });
+                if let Some(position) = failed.flatten().filter(|_| told.insert(text.to_owned())) {
+                    let subscription = name.as_str().into();
+                    self.note(What::Blames {
+                        subscription,
+                        position,
+                    });
+                }
+            }
+        }
     }
 
     async fn update(
         &self,
         subscription: &str,
         patch: SubscriptionPatch,
-    ) -> Result<(), ChangeError> {
+    ) -> Result<SubscriptionInfo, ChangeError> {
         let found = self.broker.find(subscription)?;
         let before = self.broker.info_of(&found)?;
         let spec = patch.apply(before.spec.clone(), str::to_owned);
@@ -310,7 +420,7 @@ impl Shift {
         let updated = self
             .broker
             .update_subscription(&local, &found, &before, spec);
-        updated.await.map(drop)
+        updated.await
     }
 
     /// Says what is there.
@@ -333,6 +443,13 @@ impl Shift {
                 ack_deadline_ms: delivery.map_or(0, |of| of.ack_deadline_ms),
                 in_flight_max: delivery.map_or(0, |of| of.in_flight_events_max.into()),
             });
+            if let Some(info) = there.filter(|_| !plan.plugins.is_empty()) {
+                self.note(What::SeesFilters {
+                    subscription: name.as_str().into(),
+                    chain: written(&chain_of(&info)).into(),
+                    fence: info.fence.map_or(0, |fence| fence.0),
+                });
+            }
         }
     }
 
@@ -377,6 +494,44 @@ impl Shift {
     fn note(&self, what: What) {
         self.scene.history.note(OPERATOR, what);
     }
+}
+
+// A chain that fails on nothing, and is another one.
+fn sound(chain: &[Filter]) -> Vec<Filter> {
+    let mut sound: Vec<Filter> = chain.iter().map(Filter::mended).collect();
+    if sound == chain
+        && let Some(first) = sound.first().cloned()
+    {
+        let takes_all = Filter {
+            rule: "mod 1 0".to_owned(),
+            ..first
+        };
+        match sound.last() == Some(&takes_all) && sound.len() > 1 {
+            true => drop(sound.pop()),
+            false => sound.push(takes_all),
+        }
+    }
+    sound
+}
+
+// As a specification has them.
+fn uses(filters: &[Filter]) -> serde_json::Value {
+    let uses = filters.iter().map(|filter| {
+        json!({
+            "plugin": filter.plugin, "config": filter.rule, "on_failure": filter.on_failure,
+        })
+    });
+    uses.collect()
+}
+
+fn chain_of(info: &SubscriptionInfo) -> Vec<Filter> {
+    let filters = info.spec.filters.iter().map(|used| {
+        let plugin = used.plugin.split('@').next().unwrap_or_default();
+        let on_failure = json!(used.on_failure);
+        let words = format!("{plugin} {} {}", on_failure.as_str()?, used.config);
+        words.parse().ok()
+    });
+    filters.flatten().collect()
 }
 
 fn name(topic: &str) -> TopicName {

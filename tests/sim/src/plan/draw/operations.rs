@@ -1,12 +1,14 @@
 //! How it is drawn what an operator does: what goes mostly comes again soon, and what stands still mostly goes on.
 
 use super::Draw;
+use crate::plan::filter::Plugin;
 use crate::plan::{Operation, Subscription, Timed, Topic};
 
 impl Draw {
     pub(super) fn operations(
         self,
         lasts_ms: u64,
+        plugins: &[Plugin],
         topics: &[Topic],
         subscriptions: &[Subscription],
     ) -> Vec<Timed<Operation>> {
@@ -22,7 +24,7 @@ impl Draw {
             if at >= lasts_ms {
                 break;
             }
-            let (first, then) = self.operation(of, topics, subscriptions);
+            let (first, then) = self.operation(of, plugins, topics, subscriptions);
             operations.push(Timed {
                 after_ms,
                 does: first,
@@ -45,6 +47,7 @@ impl Draw {
     fn operation(
         self,
         of: u64,
+        plugins: &[Plugin],
         topics: &[Topic],
         subscriptions: &[Subscription],
     ) -> (Operation, Option<Operation>) {
@@ -57,6 +60,14 @@ impl Draw {
         let subscription = subscriptions[one_of("subscription of operation", subscriptions.len())]
             .name
             .clone();
+        if !plugins.is_empty() && self.number("filters change", of, 3) == 0 {
+            let filters = self.chain(1_000 + of, plugins);
+            let does = Operation::ChangeFilters {
+                subscription,
+                filters,
+            };
+            return (does, None);
+        }
         match self.number("operation", of, 10) {
             0 => (
                 Operation::DeleteTopic {

@@ -1,0 +1,214 @@
+//! Histories of subscriptions with filters, which change at a fence and fail.
+
+use super::check_broken;
+
+/// A subscription that takes odd numbers, and one that takes all.
+const ODD: &str = "
+    6 o chooses-filters op=6 chain=f%20drop%20mod%202%201
+    6 o creates-subscription op=6 subscription=g topic=t start=earliest ack_deadline_ms=30000
+    6 o done op=6 id=6
+    7 d attaches op=7 subscription=g
+    7 d attached op=7
+";
+const DRAINED: &str = "
+    1000 o drains
+    1001 broker drained subscription=g
+";
+const CUT: &str = "
+    50 broker crashed life=1 cause=kill
+    50 o dies
+    51 broker starts life=2
+    52 broker serves life=2 interval_ms=50
+";
+
+fn event(n: u64) -> String {
+    format!(
+        "1{n} p publishes op=1{n} producer=a topic=t n={n} hash=7
+         1{n} p published op=1{n} sequence={n} is_duplicate=false\n"
+    )
+}
+
+// At position 100 and its number.
+fn got(n: u64) -> String {
+    format!(
+        "3{n} d delivered subscription=g topic=t position=10{n} sequence={n} attempt=1 n={n} hash=7
+         3{n} d says subscription=g position=10{n} answer=ack\n"
+    )
+}
+
+// Somebody else got it, so that it is known where it is.
+fn seen(n: u64) -> String {
+    format!(
+        "2{n} c delivered subscription=s topic=t position=10{n} sequence={n} attempt=1 n={n} hash=7\n"
+    )
+}
+
+fn changes(chain: &str) -> String {
+    let chain = chain.replace(' ', "%20");
+    format!("16 o changes-filters op=16 subscription=g chain={chain}\n")
+}
+
+fn done(fence: u64) -> String {
+    format!("16 o done op=16 id={fence}\n")
+}
+
+#[test]
+fn what_the_filters_take_comes_and_nothing_else() {
+    let (one, two) = (event(1), event(2));
+    let blamed = "40 o blames subscription=g position=101\n";
+    let traps = ODD.replace("201\n", "201%20trap%20on%201..2\n");
+    let passes = traps.replace("drop", "pass");
+    let once = ODD.replace("201\n", "201%20once-trap%20on%201..2\n");
+    check_broken(&[
+        ("it came", &[ODD, &one, &got(1), DRAINED], &[]),
+        ("it never came", &[ODD, &one, DRAINED], &["I3"]),
+        ("it was not for it", &[ODD, &two, DRAINED], &[]),
+        ("and came", &[ODD, &two, &got(2), DRAINED], &["I4"]),
+        ("it failed", &[&traps, &one, DRAINED], &[]),
+        ("it failed, and came", &[&traps, &one, &got(1)], &["I4"]),
+        (
+            "it failed and passes",
+            &[&passes, &two, &got(2), DRAINED],
+            &[],
+        ),
+        ("it never passed", &[&passes, &two, DRAINED], &["I3"]),
+        (
+            "it failed once, and came",
+            &[&once, &one, &got(1), DRAINED],
+            &[],
+        ),
+        ("it failed once only", &[&once, &one, DRAINED], &["I3"]),
+        ("guilty", &[&traps, &one, &seen(1), blamed], &[]),
+        ("not guilty", &[ODD, &one, &seen(1), blamed], &["I6"]),
+        (
+            "not guilty of that once",
+            &[&once, &one, &seen(1), blamed],
+            &["I6"],
+        ),
+        ("of what nobody knows", &[ODD, &one, blamed], &[]),
+    ]);
+}
+
+#[test]
+fn a_fence_parts_what_was_published_before_a_change_from_what_comes_after() {
+    let even = changes("f drop mod 2 0");
+    let (one, two) = (event(1), event(2));
+    let (eight, nine) = (event(8), event(9));
+    let paused = "
+        12 o pauses op=12 subscription=g why=for-12
+        12 o done op=12 id=0
+    ";
+    let resumed = "
+        17 o resumes op=17 subscription=g
+        17 o done op=17 id=0
+    ";
+    let fence = done(105);
+    check_broken(&[
+        ("before", &[ODD, &one, &even, &fence, &got(1), DRAINED], &[]),
+        (
+            "before, and never came",
+            &[ODD, &one, &even, &fence, DRAINED],
+            &["I3"],
+        ),
+        (
+            "before, by the new",
+            &[ODD, &two, &even, &fence, &got(2)],
+            &["I4"],
+        ),
+        (
+            "after",
+            &[ODD, &even, &fence, &eight, &got(8), DRAINED],
+            &[],
+        ),
+        (
+            "after, and never came",
+            &[ODD, &even, &fence, &eight, DRAINED],
+            &["I3"],
+        ),
+        (
+            "after, by the old",
+            &[ODD, &even, &fence, &nine, &got(9)],
+            &["I4"],
+        ),
+        (
+            "at the fence",
+            &[ODD, &two, &even, &done(102), &got(2), DRAINED],
+            &[],
+        ),
+        (
+            "nobody knows which",
+            &[ODD, &even, &two, &got(2), DRAINED],
+            &[],
+        ),
+        (
+            "a step back",
+            &[
+                ODD,
+                paused,
+                &two,
+                &even,
+                &done(102),
+                resumed,
+                &got(2),
+                DRAINED,
+            ],
+            &[],
+        ),
+        (
+            "how far nobody sees",
+            &[ODD, paused, &one, &even, &done(101), resumed, DRAINED],
+            &[],
+        ),
+        (
+            "that is seen",
+            &[
+                ODD,
+                paused,
+                &one,
+                &even,
+                &done(102),
+                resumed,
+                &seen(1),
+                DRAINED,
+            ],
+            &["I3"],
+        ),
+    ]);
+}
+
+#[test]
+fn a_chain_and_its_fence_outlive_the_broker() {
+    let even = changes("f drop mod 2 0");
+    let sees = |chain: &str, fence: u64| {
+        format!(
+            "53 o sees-filters subscription=g chain={} fence={fence}\n",
+            chain.replace(' ', "%20")
+        )
+    };
+    let (old, new) = (sees("f drop mod 2 1", 0), sees("f drop mod 2 0", 105));
+    let (one, two) = (event(1), event(2));
+    check_broken(&[
+        ("the old", &[ODD, CUT, &old], &[]),
+        ("the new", &[ODD, &even, &done(105), CUT, &new], &[]),
+        ("not the old", &[ODD, &even, &done(105), CUT, &old], &["I4"]),
+        (
+            "another fence",
+            &[ODD, &even, &done(104), CUT, &new],
+            &["I4"],
+        ),
+        ("nobody's", &[ODD, CUT, &new], &["I4"]),
+        ("perhaps the new", &[ODD, &even, CUT, &new], &[]),
+        ("perhaps the old", &[ODD, &even, CUT, &old], &[]),
+        ("then it is known", &[ODD, &even, CUT, &new, &old], &["I4"]),
+        (
+            "and holds",
+            &[ODD, &one, &even, CUT, &new, DRAINED],
+            &["I3"],
+        ),
+        (
+            "from there on",
+            &[ODD, &two, &even, CUT, &new, DRAINED],
+            &[],
+        ),
+    ]);
+}
