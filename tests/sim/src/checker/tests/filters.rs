@@ -95,12 +95,12 @@ fn a_fence_parts_what_was_published_before_a_change_from_what_comes_after() {
     let (one, two) = (event(1), event(2));
     let (eight, nine) = (event(8), event(9));
     let paused = "
-        12 o pauses op=12 subscription=g why=for-12
-        12 o done op=12 id=0
+        12 o pauses op=72 subscription=g why=for-12
+        12 o done op=72 id=0
     ";
     let resumed = "
-        17 o resumes op=17 subscription=g
-        17 o done op=17 id=0
+        17 o resumes op=73 subscription=g
+        17 o done op=73 id=0
     ";
     let fence = done(105);
     check_broken(&[
