@@ -359,6 +359,22 @@ impl Committer {
 
     // Writes the group, and syncs as far as somebody in it, or the interval, asks for it.
     fn write(&mut self) -> Result<(), WriteError> {
+        let appended = self.append();
+        if matches!(appended, Err(WriteError::Final(_))) {
+            return appended;
+        }
+        // What was written before is synced in time, also where nothing more can be written for now. Otherwise a turn would follow the
+        // other as long as that lasts, since a sync is overdue.
+        self.sync_if_due(appended.is_ok() && self.draft.group.needs_sync)?;
+        appended?;
+        let group = &self.draft.group;
+        if !group.is_empty() {
+            self.metrics.committed(group.events, group.event_bytes);
+        }
+        Ok(())
+    }
+
+    fn append(&mut self) -> Result<(), WriteError> {
         let (group, journal) = (&self.draft.group, &mut *self.journal);
         let clock = &self.clock;
         if !group.is_empty() || self.space.looks_for_files() {
@@ -376,11 +392,16 @@ impl Committer {
             self.unsynced.events += group.events;
             self.unsynced.since.get_or_insert_with(|| clock.instant());
         }
+        Ok(())
+    }
+
+    fn sync_if_due(&mut self, is_asked: bool) -> Result<(), WriteError> {
+        let (journal, clock) = (&mut *self.journal, &self.clock);
         if let Some(since) = self.unsynced.since {
             let interval_over =
                 clock.instant().saturating_duration_since(since) >= self.settings.interval;
             let ceiling_near = self.unsynced.events >= UNSYNCED_EVENTS_CEILING / 2;
-            let is_asked = group.needs_sync && !planted!(AnsweredBeforeSync);
+            let is_asked = is_asked && !planted!(AnsweredBeforeSync);
             if is_asked || interval_over || ceiling_near {
                 let started = clock.instant();
                 if is_asked || ceiling_near || !planted!(IntervalForgotten) {
@@ -390,9 +411,6 @@ impl Committer {
                 self.metrics.synced(took);
                 self.unsynced = Unsynced::default();
             }
-        }
-        if !group.is_empty() {
-            self.metrics.committed(group.events, group.event_bytes);
         }
         Ok(())
     }

@@ -14,6 +14,7 @@ use crate::broker::error::{
     ChangeError, OutputError, PublishError, Refusal, RefusalKind, Unavailable,
 };
 use crate::broker::subscriptions::dead_letter_counts::DeadLetterCounts;
+use crate::broker::subscriptions::effect_targets::AckSink as _;
 use crate::domain::{
     ConsumerId, Durability, Millis, Name, Position, Sequence, SubscriptionSpec, TopicId, TopicName,
 };
@@ -265,6 +266,35 @@ async fn a_group_that_finds_no_room_changes_nothing_and_may_come_again() {
         .iter()
         .filter(|note| matches!(note, Note::ProducerOwner { .. }));
     assert_eq!(owners.count(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_written_is_synced_in_time_although_nothing_more_can_be_written() {
+    for call in [Call::MakeRoom, Call::Append] {
+        let mut fixture = Fixture::new();
+        let id = fixture.subscribe("s").await;
+        let created = fixture.create_topic("a", Durability::Interval);
+        fixture.turn().await;
+        answered(created).expect("created");
+        let mut stream = fixture.stream(None);
+        stream.publish("a", 1);
+        fixture.turn().await;
+        stream.answer().expect("written");
+        let (written, syncs) = (fixture.journal.groups().len(), fixture.journal.syncs());
+        // Acks wait as long as they cannot be written.
+        tokio::time::advance(INTERVAL).await;
+        fixture
+            .inbox
+            .acked(id, Vec::from([Position(1)..=Position(1)]));
+        fixture.journal.fail_next(call, Fault::Retry);
+        fixture.turn().await;
+        assert_eq!(fixture.journal.groups().len(), written);
+        assert_eq!(fixture.journal.syncs(), syncs + 1, "{call:?}");
+        let soon = Duration::from_millis(20);
+        assert!(fixture.is_idle_for(soon).await, "it looks again at once");
+        fixture.turn().await;
+        assert_eq!(fixture.journal.groups().len(), written + 1);
+    }
 }
 
 #[tokio::test(start_paused = true)]
