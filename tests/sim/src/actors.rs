@@ -9,7 +9,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use prost::Message;
 use tidegate_client::{Client, ClientOptions, ConnectError, PublishError, SubscribeError};
+use tidegate_wire::pb::{self, stream_open};
 use tokio::sync::watch;
 use tokio::time::sleep;
 
@@ -154,10 +156,23 @@ impl Process {
         let (network, shape) = (&self.scene.network, self.actor.link.shape());
         loop {
             let connector = network.connector(name, "local", shape, &[ADDRESS]);
+            let connector = connector.telling(self.opens());
             let connected = Client::connect_over(connector, self.options()).await;
             match connected {
                 Ok(client) => return client,
                 Err(_) => sleep(AGAIN).await,
+            }
+        }
+    }
+
+    // Notes when the client asks for a subscription, which it does by itself too.
+    fn opens(&self) -> impl Fn(&[u8]) + Send + Sync + 'static {
+        let (history, name) = (self.scene.history.clone(), self.actor.name.clone());
+        move |first| {
+            let open = pb::StreamOpen::decode_length_delimited(first);
+            if let Ok(Some(stream_open::Kind::Subscribe(open))) = open.map(|open| open.kind) {
+                let subscription = open.subscription.into();
+                history.note(&name, What::Opens { subscription });
             }
         }
     }

@@ -205,6 +205,9 @@ kinds! {
 
     /// Attaches to a subscription.
     Attaches "attaches" { op: u64, subscription: Text }
+    /// Its client asks the broker for what a subscription has: at first, and again after each connection that it lost. Whatever the
+    /// broker sent before that and nobody has taken is forgotten.
+    Opens "opens" { subscription: Text }
     /// Attached, or not.
     Attached "attached" { op: u64 }
     /// Refused.

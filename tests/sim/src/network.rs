@@ -131,6 +131,7 @@ impl SimNetwork {
             client: client.to_owned(),
             principal: principal.to_owned(),
             addresses: addresses.to_vec(),
+            opening: None,
         }
     }
 

@@ -126,7 +126,7 @@ impl Facts {
     pub(super) fn see_change(&mut self, entry: &Entry) {
         self.news.clear();
         match &entry.what {
-            What::Attaches { subscription, .. } => {
+            What::Attaches { subscription, .. } | What::Opens { subscription } => {
                 let key = (entry.who.clone(), subscription.clone());
                 match self.subscriptions.get(subscription) {
                     Some(of) => self.changes.attached.insert(key, (of.born, self.at)),

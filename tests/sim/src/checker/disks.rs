@@ -62,7 +62,7 @@ impl Group for Disks {
                 }
             }
             What::NotConfirmed { op, code } | What::NotAttached { op, code } => {
-                let refused = code.starts_with("refused");
+                let refused = code.starts_with("refused") && is_there(*op, facts);
                 if refused && self.is_only_full(*op, entry.ms, facts) {
                     let says = format!("on a full disk it is {}", &**code);
                     found.breaks(&FULL, says);
@@ -70,6 +70,18 @@ impl Group for Disks {
             }
             _ => {}
         }
+    }
+}
+
+// Whether the subscription that somebody wants to be attached to is there, which is all that a full disk keeps.
+fn is_there(op: u64, facts: &Facts) -> bool {
+    let asked = facts.requests.get(&op).map(|request| &request.what);
+    match asked {
+        Some(What::Attaches { subscription, .. }) => {
+            let of = facts.subscriptions.get(subscription);
+            of.is_some_and(|of| of.is_sure)
+        }
+        _ => true,
     }
 }
 

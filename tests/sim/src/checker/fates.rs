@@ -147,7 +147,7 @@ impl Group for Ledger {
                 self.not_confirmed(*op, &entry.who);
             }
             What::ChangesFilters { subscription, .. } => self.filters_change(subscription),
-            What::Attaches { subscription, .. } => {
+            What::Attaches { subscription, .. } | What::Opens { subscription } => {
                 let holding = self.subscriptions.entry(subscription.clone()).or_default();
                 holding.slow.remove(&entry.who);
             }
@@ -191,7 +191,10 @@ impl Ledger {
         for name in self.due.get(&n).into_iter().flatten() {
             let holding = self.subscriptions.entry(name.clone()).or_default();
             if facts.filters.judges(name) {
-                holding.judged.insert(n);
+                // Of what has come already it is known.
+                if !holding.positions.values().any(|of| *of == n) {
+                    holding.judged.insert(n);
+                }
                 continue;
             }
             let fates = holding.fates.entry(n).or_insert(Fates::PENDING);

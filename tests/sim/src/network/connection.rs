@@ -12,7 +12,7 @@ use tidegate_wire::stream::{Connection, ConnectionEnd, Traffic};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::state::{Pipe, State};
-use super::stream::{SimReceive, SimSend};
+use super::stream::{Opening, SimReceive, SimSend};
 use super::way::{Direction, LinkShape, NEVER};
 use super::{BROKER, CLIENT, Outage};
 
@@ -24,17 +24,22 @@ pub struct SimConnection {
 
 pub(super) type Stream = (SimSend, SimReceive);
 
-/// The two ends of a new connection: the client's, the broker's; and what is between them.
-pub(super) fn pair(shape: LinkShape, seed: u64) -> (SimConnection, SimConnection, Arc<Shared>) {
+/// The two ends of a new connection: the client's, which tells of the streams that it opens, and the broker's; and what is between them.
+pub(super) fn pair(
+    shape: LinkShape,
+    seed: u64,
+    opening: Option<Opening>,
+) -> (SimConnection, SimConnection, Arc<Shared>) {
     let state = State::new(shape, seed, Instant::now());
     let shared = Arc::new(Shared(Mutex::new(state)));
-    let end = |side| SimConnection {
+    let end = |side, opening| SimConnection {
         handle: Arc::new(Handle {
             shared: Arc::clone(&shared),
             side,
+            opening,
         }),
     };
-    (end(CLIENT), end(BROKER), shared)
+    (end(CLIENT, opening), end(BROKER, None), shared)
 }
 
 /// What a look came to.
@@ -78,7 +83,7 @@ pub(super) async fn wait<T>(
 
 impl SimConnection {
     fn look<T>(&self, look: impl FnOnce(usize, &mut State, &mut Vec<Waker>) -> T) -> T {
-        let Handle { shared, side } = &*self.handle;
+        let Handle { shared, side, .. } = &*self.handle;
         shared.change(|state, wake| look(*side, state, wake))
     }
 
@@ -87,7 +92,7 @@ impl SimConnection {
             handle: Arc::clone(&self.handle),
             pipe,
         };
-        (SimSend(half(outward)), SimReceive(half(inward)))
+        (SimSend::new(half(outward)), SimReceive(half(inward)))
     }
 }
 
@@ -146,7 +151,7 @@ impl Connection for SimConnection {
     }
 
     fn close(&self, code: u32, reason: &str) {
-        let Handle { shared, side } = &*self.handle;
+        let Handle { shared, side, .. } = &*self.handle;
         shared.close(*side, code, reason);
     }
 
@@ -234,6 +239,7 @@ impl Half {
 pub(super) struct Handle {
     shared: Arc<Shared>,
     pub(super) side: usize,
+    pub(super) opening: Option<Opening>,
 }
 
 impl Drop for Handle {

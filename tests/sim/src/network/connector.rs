@@ -7,6 +7,7 @@ use tidegate_wire::stream::{Connection, ConnectionEnd};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::connection::{SimConnection, pair};
+use super::stream::Opening;
 use super::way::LinkShape;
 use super::{BROKER, CLIENT, Incoming, SimNetwork};
 
@@ -17,6 +18,7 @@ pub struct SimConnector {
     pub(super) client: String,
     pub(super) principal: String,
     pub(super) addresses: Vec<u8>,
+    pub(super) opening: Option<Opening>,
 }
 
 impl Connector for SimConnector {
@@ -52,6 +54,13 @@ impl Connector for SimConnector {
 }
 
 impl SimConnector {
+    /// The same, and each time when the client opens a stream, `tells` is given the first bytes that it sends on it.
+    #[must_use]
+    pub fn telling(self, tells: impl Fn(&[u8]) + Send + Sync + 'static) -> Self {
+        let opening = Some(Opening::new(tells));
+        Self { opening, ..self }
+    }
+
     // A round trip to whoever listens at an address, once somebody does and nothing is in the way. What got lost is sent again.
     async fn there_and_back(&self, address: u8) {
         loop {
@@ -111,7 +120,8 @@ impl SimConnector {
         let link = state.links.get_mut(&self.client)?;
         let (shape, slow, outages) = (link.shape, link.slow, link.outages);
         let cut_after = link.cut_after.take();
-        let (ours, theirs, shared) = pair(shape, self.network.seed_of(&self.client, number));
+        let seed = self.network.seed_of(&self.client, number);
+        let (ours, theirs, shared) = pair(shape, seed, self.opening.clone());
         link.forget_ended();
         link.connections.push((address, shared.clone()));
         let made = Incoming {

@@ -1,6 +1,8 @@
 //! The halves of a stream: bytes go in at one end, and come out at the other in order, each piece when it has arrived.
 
 use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -16,9 +18,43 @@ const READ_BYTES: usize = 64 * 1024;
 /// How long after its last byte a connection is cut at most.
 const CUT_AFTER: Duration = Duration::from_millis(20);
 
+/// Hears what a client says first on each stream that it opens.
+#[derive(Clone)]
+pub(super) struct Opening(Arc<dyn Fn(&[u8]) + Send + Sync>);
+
+impl Opening {
+    pub(super) fn new(tells: impl Fn(&[u8]) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(tells))
+    }
+
+    fn hear(&self, queue: &VecDeque<Bytes>) {
+        let first: Vec<u8> = queue.iter().flatten().copied().collect();
+        (self.0)(&first);
+    }
+}
+
+impl fmt::Debug for Opening {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Opening").finish_non_exhaustive()
+    }
+}
+
 /// The sending half of a stream.
 #[derive(Debug)]
-pub struct SimSend(pub(super) Half);
+pub struct SimSend {
+    half: Half,
+    /// Something was handed to it.
+    has_begun: bool,
+}
+
+impl SimSend {
+    pub(super) fn new(half: Half) -> Self {
+        Self {
+            half,
+            has_begun: false,
+        }
+    }
+}
 
 impl SendHalf for SimSend {
     async fn send(&mut self, queue: &mut VecDeque<Bytes>) -> Result<usize, SendError> {
@@ -28,8 +64,14 @@ impl SendHalf for SimSend {
         if queue.is_empty() {
             return Ok(0);
         }
-        let (side, pipe) = (self.0.handle.side, self.0.pipe);
-        wait(&self.0.handle, |state, now, context, wake| {
+        // The other end knows of the stream only after this.
+        if !std::mem::replace(&mut self.has_begun, true)
+            && let Some(opening) = &self.half.handle.opening
+        {
+            opening.hear(queue);
+        }
+        let (side, pipe) = (self.half.handle.side, self.half.pipe);
+        wait(&self.half.handle, |state, now, context, wake| {
             if let Err(error) = may_send(state, pipe, side, now) {
                 return Look::Ready(Err(error));
             }
@@ -60,8 +102,8 @@ impl SendHalf for SimSend {
     }
 
     fn finish(&mut self) {
-        let (side, pipe) = (self.0.handle.side, self.0.pipe);
-        self.0.change(|state, now, wake| {
+        let (side, pipe) = (self.half.handle.side, self.half.pipe);
+        self.half.change(|state, now, wake| {
             if state.pipe(pipe).tail == Tail::Open {
                 let at = state.tells(side, now);
                 let pipe = state.pipe(pipe);
@@ -72,8 +114,8 @@ impl SendHalf for SimSend {
     }
 
     fn reset(&mut self, code: u32) {
-        let (side, pipe) = (self.0.handle.side, self.0.pipe);
-        self.0.change(|state, now, wake| {
+        let (side, pipe) = (self.half.handle.side, self.half.pipe);
+        self.half.change(|state, now, wake| {
             let of = state.pipe(pipe);
             let has_all = of.seen.is_some_and(|at| at <= now);
             let was_stopped = of.stopped.is_some_and(|(at, _)| at <= now);
@@ -88,8 +130,8 @@ impl SendHalf for SimSend {
     }
 
     async fn drained(&mut self) -> Result<(), SendError> {
-        let (side, pipe) = (self.0.handle.side, self.0.pipe);
-        wait(&self.0.handle, |state, now, context, _| {
+        let (side, pipe) = (self.half.handle.side, self.half.pipe);
+        wait(&self.half.handle, |state, now, context, _| {
             let of = state.pipe(pipe);
             let known = |at: Option<Instant>| at.is_some_and(|at| at <= now);
             if matches!(of.tail, Tail::Finished(_)) && known(of.seen) {
@@ -121,7 +163,7 @@ impl SendHalf for SimSend {
 impl Drop for SimSend {
     fn drop(&mut self) {
         self.finish();
-        self.0.leave();
+        self.half.leave();
     }
 }
 

@@ -24,7 +24,7 @@ fn pair(stream_bytes_max: usize, streams_waiting_max: usize) -> (Made, Made) {
         streams_waiting_max,
         ..LinkShape::NONE
     };
-    let (here, there, _) = super::connection::pair(shape, 1);
+    let (here, there, _) = super::connection::pair(shape, 1, None);
     (here, there)
 }
 

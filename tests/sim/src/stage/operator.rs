@@ -44,6 +44,8 @@ struct Memory {
 enum Outcome {
     Made,
     Refused,
+    /// For now.
+    NotNow,
     Unknown,
 }
 
@@ -115,7 +117,7 @@ impl Shift {
     async fn begun(&self, name: &str, outcome: Outcome) {
         match outcome {
             Outcome::Made => drop(self.memory.0.borrow_mut().made.insert(name.to_owned())),
-            Outcome::Refused | Outcome::Unknown => sleep(AGAIN).await,
+            _ => sleep(AGAIN).await,
         }
     }
 
@@ -143,7 +145,10 @@ impl Shift {
     async fn resume_all(&self) {
         let paused = self.memory.0.borrow().paused.clone();
         for subscription in paused {
-            while self.resume(&subscription).await == Outcome::Unknown {
+            while matches!(
+                self.resume(&subscription).await,
+                Outcome::NotNow | Outcome::Unknown
+            ) {
                 sleep(AGAIN).await;
             }
         }
@@ -480,10 +485,11 @@ impl Shift {
                     RefusalKind::StoreUnavailable
                     | RefusalKind::ShuttingDown
                     | RefusalKind::Internal => Outcome::Unknown,
+                    RefusalKind::Overloaded => Outcome::NotNow,
                     _ => Outcome::Refused,
                 };
                 let code = format!("{:?}: {error}", error.kind()).into();
-                let is_sure = outcome == Outcome::Refused;
+                let is_sure = outcome != Outcome::Unknown;
                 (What::NotDone { op, code, is_sure }, outcome)
             }
         };

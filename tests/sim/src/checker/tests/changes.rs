@@ -114,6 +114,7 @@ fn what_a_subscription_has_is_its_own() {
         8 o done op=8 id=8
     ";
     let both = "1001 broker drained subscription=u\n";
+    let again = "62 d opens subscription=s\n";
     let acked = "
         64 c says subscription=s position=5 answer=ack
         64 c flushes op=64 subscription=s
@@ -140,6 +141,16 @@ fn what_a_subscription_has_is_its_own() {
         (
             "from the one before",
             &[ONE, old, DELETED, &new, &by_old, DRAINED],
+            &[],
+        ),
+        (
+            "from the new one, over another connection",
+            &[ONE, old, DELETED, &new, again, &by_old],
+            &["I3"],
+        ),
+        (
+            "from the one before, over another connection",
+            &[ONE, old, DELETED, again, &new, &by_old, DRAINED],
             &[],
         ),
         ("nobody kept it", &[ONE, DELETED, &all, DRAINED], &[]),
@@ -169,6 +180,7 @@ fn a_deleted_topic_is_gone_at_once_and_its_numbers_are_nobody_elses() {
     ";
     let got = "44 d delivered subscription=s topic=t position=5 sequence=1 attempt=2 n=1 hash=7\n";
     let waited = got.replace("44 d", "44 c");
+    let again = "43 c opens subscription=s\n";
     let next = |sequence: u64| {
         format!(
             "45 p publishes op=45 producer=a topic=t n=2 hash=7
@@ -187,6 +199,11 @@ fn a_deleted_topic_is_gone_at_once_and_its_numbers_are_nobody_elses() {
             "still in the client",
             &[ONE, NO_TOPIC, &waited, DRAINED],
             &[],
+        ),
+        (
+            "no more in the client",
+            &[ONE, NO_TOPIC, again, &waited],
+            &["I3"],
         ),
         ("before it is answered", &[ONE, open, later, got], &[]),
         (
@@ -224,6 +241,7 @@ fn what_is_paused_stands_still_until_it_is_resumed() {
         5 p published op=10 sequence=1 is_duplicate=false
     ";
     let by_later = GOT.replace("12 c", "12 d");
+    let again = "9 c opens subscription=s\n";
     let paused = sees("is_there=true is_paused=true ack_deadline_ms=30000 in_flight_max=65536");
     let goes_on = sees(AS_MADE);
     let lost = "6 o pauses op=6 subscription=s why=for-6\n";
@@ -235,6 +253,7 @@ fn what_is_paused_stands_still_until_it_is_resumed() {
             &[early, PAUSED, later, &by_later],
             &["I15"],
         ),
+        ("to who came again", &[early, PAUSED, again, GOT], &["I15"]),
         ("resumed", &[PAUSED, ONE, resumed, GOT], &[]),
         ("perhaps resumed", &[PAUSED, ONE, asked, GOT], &[]),
         ("perhaps paused", &[lost, ONE, GOT], &[]),

@@ -29,10 +29,18 @@ fn a_full_disk_refuses_publishes_and_nothing_else() {
         3001 p not-published op=20 code=refused:%20full is_sure=false
     ";
     let lost = REFUSED.replace("refused:%20full", "no%20connection");
+    let attaches = |subscription: &str| {
+        format!(
+            "3000 c attaches op=20 subscription={subscription}
+             3001 c not-attached op=20 code=refused:%20no\n"
+        )
+    };
     check_broken(&[
         ("an ack is refused", &[FULL, REFUSED], &["I18"]),
         ("a publish is", &[FULL, published], &[]),
         ("an ack is not heard of", &[FULL, &lost], &[]),
+        ("a consumer is", &[FULL, &attaches("s")], &["I18"]),
+        ("of what is not there", &[FULL, &attaches("gone")], &[]),
         ("an ack, when more is wrong", &[FULL, ERRORS, REFUSED], &[]),
     ]);
     let late = REFUSED.replace("300", "900");

@@ -59,9 +59,23 @@ fn what_the_filters_take_comes_and_nothing_else() {
     let traps = ODD.replace("201\n", "201%20trap%20on%201..2\n");
     let passes = traps.replace("drop", "pass");
     let once = ODD.replace("201\n", "201%20once-trap%20on%201..2\n");
+    let lags = r#"8 stage troubled what={"outage":{"actor":"d","is_up":false,"lasts_ms":30000}} until_ms=60
+"#;
+    let asked = "11 p publishes op=11 producer=a topic=t n=1 hash=7\n";
+    let answer = "60 p published op=11 sequence=1 is_duplicate=false\n";
     check_broken(&[
         ("it came", &[ODD, &one, &got(1), DRAINED], &[]),
         ("it never came", &[ODD, &one, DRAINED], &["I3"]),
+        (
+            "it came before its answer, perhaps late",
+            &[lags, ODD, asked, &got(1), answer, DRAINED],
+            &[],
+        ),
+        (
+            "only its answer came",
+            &[lags, ODD, asked, answer, DRAINED],
+            &["I3"],
+        ),
         ("it was not for it", &[ODD, &two, DRAINED], &[]),
         ("and came", &[ODD, &two, &got(2), DRAINED], &["I4"]),
         ("it failed", &[&traps, &one, DRAINED], &[]),
