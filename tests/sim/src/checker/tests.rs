@@ -488,8 +488,12 @@ fn what_came_late_may_have_been_answered_late() {
     assert_eq!(came_again(&outage("c", 30_000)), Vec::<&str>::new());
     // An earlier hand-out to another consumer comes once its link works again.
     let to_another = AGAIN.replace("c delivered", "d delivered");
+    let attached = "
+        6 d attaches op=6 subscription=s
+        6 d attached op=6
+    ";
     let came_to_another =
-        |trouble: &str| broken(&[trouble, ONE, GOT, ACKED, CONFIRMED, &to_another]);
+        |trouble: &str| broken(&[attached, trouble, ONE, GOT, ACKED, CONFIRMED, &to_another]);
     assert_eq!(came_to_another(&outage("d", 29_999)), ["I5"]);
     assert_eq!(came_to_another(&outage("d", 30_000)), Vec::<&str>::new());
 }
