@@ -487,7 +487,7 @@ fn what_came_late_may_have_been_answered_late() {
     assert_eq!(came_again(&outage("d", 30_000)), ["I5"]);
     assert_eq!(came_again(&outage("c", 30_000)), Vec::<&str>::new());
     // An earlier hand-out to another consumer comes once its link works again.
-    let to_another = AGAIN.replace("c delivered", "d delivered");
+    let to_another = AGAIN.replace("30 c delivered", "9000 d delivered");
     let attached = "
         6 d attaches op=6 subscription=s
         6 d attached op=6
