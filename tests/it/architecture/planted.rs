@@ -19,15 +19,16 @@ fn each_planted_fault_stands_at_the_one_place_that_the_table_names() {
     let table = rows(&read(TABLE));
     let mut places: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for (path, source) in host_sources() {
-        for bug in planted(&source) {
-            places.entry(bug).or_default().push(path.clone());
+        for (bug, function) in planted(&source) {
+            let place = format!("{path}::{function}");
+            places.entry(bug).or_default().push(place);
         }
     }
     let mut wrong = Vec::new();
     for bug in &bugs {
         let at = places.remove(bug).unwrap_or_default();
         match (&*at, table.iter().find(|(name, _)| name == bug)) {
-            ([path], Some((_, named))) if path == named => {}
+            ([place], Some((_, named))) if place == named => {}
             (_, row) => wrong.push(format!(
                 "{bug} stands in {at:?}, and the table says {row:?}"
             )),
@@ -79,22 +80,43 @@ fn variants(source: &str) -> Vec<String> {
         .collect()
 }
 
-// Name and file of each row: `| `Name` | `path::function` | …`.
+// Name and place of each row: `| `Name` | `path::function` | …`.
 fn rows(table: &str) -> Vec<(String, String)> {
     let rows = table.lines().filter_map(|line| {
         let mut cells = line.strip_prefix("| `")?.split('|').map(str::trim);
         let name = cells.next()?.trim_matches('`');
-        let (path, _) = cells.next()?.trim_matches('`').split_once("::")?;
+        let place = cells.next()?.trim_matches('`');
+        let (path, _) = place.split_once("::")?;
         path.ends_with(".rs")
-            .then(|| (name.to_owned(), path.to_owned()))
+            .then(|| (name.to_owned(), place.to_owned()))
     });
     rows.collect()
 }
 
-fn planted(source: &str) -> Vec<String> {
-    let rest = source.split("planted!(").skip(1);
-    let names = rest.filter_map(|rest| rest.split(')').next());
-    names.map(str::to_owned).collect()
+// Each with the function that it stands in: the last one that begins before it.
+fn planted(source: &str) -> Vec<(String, String)> {
+    let mut function = String::new();
+    let mut planted = Vec::new();
+    for line in source.lines() {
+        if let Some(begun) = begins(line) {
+            function = begun;
+        }
+        let rest = line.split("planted!(").skip(1);
+        let names = rest.filter_map(|rest| rest.split(')').next());
+        planted.extend(names.map(|name| (name.to_owned(), function.clone())));
+    }
+    planted
+}
+
+// The name of a function whose first line this is.
+fn begins(line: &str) -> Option<String> {
+    let is_before = |word: &&str| {
+        word.starts_with("pub") || word.ends_with(')') || ["async", "const"].contains(word)
+    };
+    let mut rest = line.split_ascii_whitespace().skip_while(is_before);
+    let name = rest.next().filter(|word| *word == "fn").and(rest.next())?;
+    let end = name.find(|char: char| char != '_' && !char.is_alphanumeric());
+    Some(name[..end.unwrap_or(name.len())].to_owned())
 }
 
 #[test]
@@ -103,10 +125,13 @@ fn faults_and_rows_are_read() {
         "macro\nbugs! {\n    // A room.\n    /// It says, a lot,\n    One,\n    Two,\n}\nx,";
     assert_eq!(variants(source), ["One", "Two"]);
     let table = "| name | where |\n|---|---|\n| `One` | `store/journal/writer.rs::sync` | it | I1 |\n| `x` | `y` |\n";
-    let row = ("One".to_owned(), "store/journal/writer.rs".to_owned());
-    assert_eq!(rows(table), [row]);
-    assert_eq!(
-        planted("if planted!(One) || !planted!(Two) {"),
-        ["One", "Two"]
-    );
+    let pair = |one: &str, two: &str| (one.to_owned(), two.to_owned());
+    assert_eq!(rows(table), [pair("One", "store/journal/writer.rs::sync")]);
+    let source = "pub(in crate::a) async fn sync<T>(\n    if planted!(One) || !planted!(Two) {\n// a fn is\nfn next() {\n planted!(Three)";
+    let expected = [
+        pair("One", "sync"),
+        pair("Two", "sync"),
+        pair("Three", "next"),
+    ];
+    assert_eq!(planted(source), expected);
 }

@@ -5,7 +5,6 @@ use std::fs;
 use std::path::PathBuf;
 
 use tidegate_sim::plan::Plan;
-use tidegate_sim::scheduler::Options;
 use tidegate_sim::stage::examine;
 
 /// What is kept: its name, why, and its plan.
@@ -46,7 +45,7 @@ fn all_kept() -> Vec<Kept> {
 fn what_once_broke_does_not_again() {
     let failed = all_kept().into_iter().filter_map(|kept| {
         let Kept { name, why, plan } = kept;
-        let report = examine(&plan, Options::of(plan.seed));
+        let report = examine(&plan, plan.options());
         let failed = report.failed(&plan)?;
         Some(format!("{name}, kept since {why}:\n{failed}"))
     });
@@ -61,7 +60,13 @@ fn each_plan_that_is_kept_is_listed_once_with_why() {
     let names: BTreeSet<String> = kept.iter().map(|kept| kept.name.clone()).collect();
     assert_eq!(names.len(), kept.len());
     for file in fs::read_dir(folder().join("kept")).unwrap() {
-        let name = file.unwrap().file_name().into_string().unwrap();
+        let file = file.unwrap();
+        let name = file.file_name().into_string().unwrap();
         assert!(names.contains(&name), "{name} is not in kept.txt");
+        // Other lists to draw from would make it another plan.
+        let json = fs::read_to_string(file.path()).unwrap();
+        for has in ["\"sizes\": {", "\"manner\": {"] {
+            assert!(json.contains(has), "{name} has no {has}");
+        }
     }
 }

@@ -3,13 +3,13 @@
 use std::thread;
 
 use tidegate_sim::plan::Plan;
-use tidegate_sim::scheduler::Options;
 use tidegate_sim::stage::{Report, examine};
 
 const SEEDS: std::ops::Range<u64> = 0..8;
 
 fn play(seed: u64) -> Report {
-    examine(&Plan::of(seed), Options::of(seed))
+    let plan = Plan::of(seed);
+    examine(&plan, plan.options())
 }
 
 // The second time each has a thread of its own, and comes after all the others.

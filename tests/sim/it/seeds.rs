@@ -4,7 +4,6 @@ use std::ops::Range;
 
 use tidegate_sim::plan::Plan;
 use tidegate_sim::planted::on_two_threads;
-use tidegate_sim::scheduler::Options;
 use tidegate_sim::stage::{Report, examine, smallest};
 
 /// Seeds that are played each time.
@@ -33,7 +32,7 @@ fn what_users_are_promised_is_kept() {
     let seeds: Vec<u64> = seeds.collect();
     let played = on_two_threads(&seeds, |seed| {
         let plan = Plan::of(*seed);
-        let report = examine(&plan, Options::of(*seed));
+        let report = examine(&plan, plan.options());
         (!report.violations.is_empty()).then_some((plan, report))
     });
     let failed: Vec<(Plan, Report)> = played.into_iter().flatten().collect();
@@ -45,7 +44,7 @@ fn what_users_are_promised_is_kept() {
             let told = report.failed(plan).expect("it has violations");
             match at {
                 0 => told
-                    .with(smallest(plan, report, Options::of(plan.seed), TRIES_MAX))
+                    .with(smallest(plan, report, plan.options(), TRIES_MAX))
                     .to_string(),
                 _ => told.to_string(),
             }

@@ -5,6 +5,7 @@
 //! Each group of promises has a file, which sees the entries one after the other and says which of them breaks what.
 
 mod catalog;
+mod causes;
 mod changes;
 mod disks;
 mod ends;
@@ -12,10 +13,12 @@ mod events;
 mod facts;
 mod fates;
 mod filters;
+mod flow;
 mod numbers;
 mod order;
 mod requests;
 mod starts;
+mod troubles;
 
 #[cfg(test)]
 mod tests;
@@ -55,42 +58,69 @@ impl fmt::Display for Violation {
     }
 }
 
-/// All promises that are checked.
-pub const PROMISES: &[&Promise] = &[
-    &fates::ANSWERED,
-    &fates::ANSWERED_AT_INTERVALS,
-    &fates::LOST_AT_INTERVALS,
-    &fates::REFUSED,
-    &fates::ACKED,
-    &requests::ANSWERED_ONCE,
-    &requests::ANSWERED_AT_ALL,
-    &requests::DRAINS,
-    &requests::STOPS,
-    &numbers::ONCE,
-    &numbers::ONE_STANDS_FOR_ONE,
-    &numbers::NEVER_AGAIN,
-    &numbers::WITHOUT_GAPS,
-    &events::AS_PUBLISHED,
-    &order::IN_ORDER,
-    &starts::NOTHING_LOST,
-    &starts::CHANGES_NOTHING,
-    &disks::FULL,
-    &disks::HAS_A_CAUSE,
-    &disks::IS_OVER,
-    &ends::NO_PANIC,
-    &catalog::MADE,
-    &catalog::DELETED,
-    &catalog::STAYS_PAUSED,
-    &catalog::STAYS_RESUMED,
-    &changes::BEGINS,
-    &changes::GOES_ON_ABOVE,
-    &changes::PAUSED,
-    &changes::TOLD,
-    &filters::FENCED,
-    &filters::HOLDS,
-    &filters::PASSED,
-    &filters::BLAMED,
-];
+macro_rules! promises {
+    ($($room:ident::$name:ident,)*) => {
+        /// All promises that are checked.
+        pub const PROMISES: &[&Promise] = &[$(&$room::$name),*];
+
+        /// Each promise by its name.
+        pub mod promises {
+            use super::Promise;
+
+            $(
+                #[doc = concat!("As it stands in `", stringify!($room), ".rs`.")]
+                pub const $name: &Promise = &super::$room::$name;
+            )*
+        }
+
+        impl Promise {
+            /// What it is called here: of those with one id, each has another name.
+            #[must_use]
+            pub fn name(&self) -> &'static str {
+                let named = [$((&$room::$name, stringify!($name))),*];
+                let named = named.iter().find(|(promise, _)| *promise == self);
+                named.map_or("", |(_, name)| name)
+            }
+        }
+    };
+}
+
+promises! {
+    fates::ANSWERED,
+    fates::ANSWERED_AT_INTERVALS,
+    fates::LOST_AT_INTERVALS,
+    fates::REFUSED,
+    fates::ACKED,
+    requests::ANSWERED_ONCE,
+    requests::ANSWERED_AT_ALL,
+    requests::DRAINS,
+    requests::STOPS,
+    numbers::ONCE,
+    numbers::ONE_STANDS_FOR_ONE,
+    numbers::NEVER_AGAIN,
+    numbers::WITHOUT_GAPS,
+    events::AS_PUBLISHED,
+    order::IN_ORDER,
+    starts::NOTHING_LOST,
+    starts::CHANGES_NOTHING,
+    disks::FULL,
+    disks::HAS_A_CAUSE,
+    disks::IS_OVER,
+    ends::NO_PANIC,
+    ends::RESTS,
+    catalog::MADE,
+    catalog::DELETED,
+    catalog::STAYS_PAUSED,
+    catalog::STAYS_RESUMED,
+    changes::BEGINS,
+    changes::GOES_ON_ABOVE,
+    changes::PAUSED,
+    changes::TOLD,
+    filters::FENCED,
+    filters::HOLDS,
+    filters::PASSED,
+    filters::BLAMED,
+}
 
 /// What of a history breaks a promise, in order.
 #[must_use]
@@ -107,6 +137,7 @@ pub fn check(history: &[Entry]) -> Vec<Violation> {
         Box::<ends::Ends>::default(),
         Box::<changes::Changed>::default(),
         Box::<filters::Judged>::default(),
+        Box::<flow::Flow>::default(),
     ];
     let mut found = Found::default();
     for (at, entry) in history.iter().enumerate() {

@@ -21,11 +21,13 @@ use std::time::Duration;
 
 use tidegate_simulated::disk::{DIRECT_BYTES, File, FileSystem, Hold};
 
+use crate::history::Blow;
 use crate::simulation::{Point, conductor};
 use content::Change;
 use platter::Platter;
 
 pub use faults::{Failing, Fault, Operation, Shape};
+pub use platter::Struck;
 pub use survival::End;
 
 /// A disk. Clones are one.
@@ -78,54 +80,39 @@ impl SimDisk {
         self.platter().inject(fault)
     }
 
-    /// Ends a fault.
-    pub fn lift(&self, fault: u64) {
-        self.platter().faults.remove(&fault);
+    /// Ends something that goes wrong, and nothing else of its kind.
+    pub fn lift(&self, number: u64) {
+        self.platter().lift(number);
+    }
+
+    /// Operations that failed by plan since this was asked last: of several that are alike, one.
+    pub fn take_struck(&self) -> Vec<Struck> {
+        self.platter().take_struck()
     }
 
     /// Ends all faults, slowness and want of room.
     pub fn heal(&self) {
-        self.move_back();
-        self.leave_all_room();
-        let mut platter = self.platter();
-        platter.faults.clear();
-        platter.slow = 1;
-        platter.sync_max = Duration::ZERO;
+        self.platter().heal();
     }
 
-    /// Others take all the room but this.
-    pub fn leave_room(&self, bytes: u64) {
-        let mut platter = self.platter();
-        platter.room = platter.used() + bytes;
+    /// Others take all the room but this, until that is [lifted](Self::lift).
+    pub fn leave_room(&self, bytes: u64) -> u64 {
+        self.platter().leave_room(bytes)
     }
 
-    /// Nobody else takes room.
-    pub fn leave_all_room(&self) {
-        self.platter().leave_all_room();
+    /// Lets syncs take up to this, until that is [lifted](Self::lift).
+    pub fn slow_syncs(&self, up_to: Duration) -> u64 {
+        self.platter().slow_syncs(up_to)
     }
 
-    /// Lets syncs take up to this.
-    pub fn slow_syncs(&self, up_to: Duration) {
-        self.platter().sync_max = up_to;
-    }
-
-    /// Gives a folder another name, with all that is in it. Whether it was there.
-    pub fn move_away(&self, folder: &Path) -> bool {
-        let mut aside = folder.as_os_str().to_owned();
-        aside.push(".moved");
-        let is_moved = self.move_folder(folder, Path::new(&aside));
-        if is_moved {
-            self.platter().moved.push((folder.to_owned(), aside.into()));
-        }
-        is_moved
+    /// Gives a folder another name, with all that is in it, until that is [lifted](Self::lift). `None` if it is not there.
+    pub fn move_away(&self, folder: &Path) -> Option<u64> {
+        self.platter().move_away(folder)
     }
 
     /// Gives all folders that were [moved away](Self::move_away) their names again.
     pub fn move_back(&self) {
-        let moved = std::mem::take(&mut self.platter().moved);
-        for (folder, aside) in moved.iter().rev() {
-            self.move_folder(aside, folder);
-        }
+        self.platter().move_back();
     }
 
     /// Files that have sectors that cannot be read.
@@ -146,7 +133,7 @@ impl SimDisk {
 
     /// How much fits on it from now on; less than is there means that nothing more does.
     pub fn set_room(&self, bytes: u64) {
-        self.platter().room = bytes;
+        self.platter().set_room(bytes);
     }
 
     /// Changes a byte of a file where it lies. Whether there was one.
@@ -280,10 +267,14 @@ impl DiskLife {
             let mut platter = self.disk.platter();
             platter.goes_on(self.life)?;
             platter.writing.remove(&begun.number);
-            match platter.strikes(on, path, writes) {
+            let result = match platter.strikes(on, path, writes) {
                 Some(error) => Err(error),
                 None => run(&mut platter),
+            };
+            if matches!(&result, Err(error) if error.kind() == io::ErrorKind::StorageFull) {
+                platter.note_struck(on, Blow::NoRoom, path);
             }
+            result
         };
         rest(begun.time - begun.time / 2);
         // Whoever is not there any more hears nothing.

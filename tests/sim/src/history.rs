@@ -9,6 +9,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::time::Instant;
 
+use crate::disk::Operation;
+use crate::plan::Fault;
+
 /// One thing that happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
@@ -58,13 +61,13 @@ macro_rules! words {
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum $type { $($(#[$about])* $name),* }
 
-        impl fmt::Display for $type {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        impl std::fmt::Display for $type {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str(match self { $(Self::$name => $word),* })
             }
         }
 
-        impl FromStr for $type {
+        impl std::str::FromStr for $type {
             type Err = String;
 
             fn from_str(word: &str) -> Result<Self, String> {
@@ -76,6 +79,8 @@ macro_rules! words {
         }
     };
 }
+
+pub(crate) use words;
 
 words! {
     /// What an answered publish to a topic has survived.
@@ -106,6 +111,17 @@ words! {
         Term "term",
         /// Not yet.
         Extend "extend",
+    }
+}
+words! {
+    /// Why an operation of the disk failed.
+    Blow {
+        /// The disk reported an error.
+        Io "io",
+        /// No file could be opened.
+        NoFiles "no-files",
+        /// There was no room.
+        NoRoom "no-room",
     }
 }
 words! {
@@ -141,7 +157,13 @@ kinds! {
     NeverRests "never-rests" { why: Text }
 
     /// Something is wrong, by plan, until then.
-    Troubled "troubled" { what: Text, until_ms: u64 }
+    Troubled "troubled" { what: Fault, until_ms: u64 }
+    /// It has done what it does once, and is over.
+    Lifted "lifted" { what: Fault }
+    /// An operation of the disk has failed by plan, or some of a kind on one path.
+    Struck "struck" { on: Operation, by: Blow, path: Text }
+    /// All that is wrong by plan is over.
+    Healed "healed" {}
     /// The broker says that something is wrong with it, of which nobody knew.
     IsWrong "is-wrong" { condition: Text, why: Text }
     /// It says so no more.
@@ -278,6 +300,23 @@ impl FromStr for Text {
     }
 }
 
+// As JSON, in which it is in plans.
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let json = serde_json::to_string(self).map_err(|_| fmt::Error)?;
+        write!(f, "{}", Text(json))
+    }
+}
+
+impl FromStr for Fault {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let json: Text = text.parse()?;
+        serde_json::from_str(&json).map_err(|error| error.to_string())
+    }
+}
+
 struct Fields<'a>(std::str::SplitAsciiWhitespace<'a>);
 
 impl Fields<'_> {
@@ -389,7 +428,9 @@ mod tests {
             8 c%201 says subscription=s position=3 answer=nack\n\
             9 broker crashed life=1 cause=power\n\
             9 o creates-subscription op=2 subscription=s topic=t start=latest ack_deadline_ms=30000\n\
-            10 o drains\n";
+            10 stage troubled what={\"disk\":{\"errors\":{\"on\":\"sync\",\"path\":\"a%20b\",\"times\":1,\"lasts_ms\":9}}} until_ms=19\n\
+            11 stage struck on=sync-folder by=io path=/data/a%20b\n\
+            12 o drains\n";
         let entries = read(written).unwrap();
         assert_eq!(text(&entries), written);
         let why = What::Refuses {

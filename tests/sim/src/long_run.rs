@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use crate::history::{Entry, What};
 use crate::plan::Plan;
-use crate::scheduler::Options;
 use crate::stage::{Failed, examine};
 
 /// What many runs came to.
@@ -30,7 +29,7 @@ pub fn play(first: u64, time: Duration, mut tell: impl FnMut(&Failed)) -> Totals
     let mut totals = Totals::default();
     for seed in first.. {
         let plan = Plan::of(seed);
-        let report = examine(&plan, Options::of(seed));
+        let report = examine(&plan, plan.options());
         totals.seeds += 1;
         totals.steps += report.steps;
         totals.count(&report.history);
@@ -59,7 +58,7 @@ impl Totals {
 // What is counted of what happens.
 fn kind(what: &What) -> Option<String> {
     Some(match what {
-        What::Troubled { what, .. } => format!("fault: {}", fault(what)),
+        What::Troubled { what, .. } => format!("fault: {}", what.kind()),
         What::Crashed { cause, .. } => format!("end of a life: {cause}"),
         What::Stopped { .. } => "end of a life: stop".to_owned(),
         What::Serves { .. } => "start: serves".to_owned(),
@@ -74,16 +73,6 @@ fn kind(what: &What) -> Option<String> {
         What::Delivered { .. } => "event: delivered".to_owned(),
         _ => return None,
     })
-}
-
-// Its kind, and that of a disk's fault: the first words of what it is written as.
-fn fault(written: &str) -> String {
-    let words = written.split('"').skip(1).step_by(2);
-    let words: Vec<&str> = match written.starts_with("{\"disk\"") {
-        true => words.take(2).collect(),
-        false => words.take(1).collect(),
-    };
-    words.join(": ")
 }
 
 impl fmt::Display for Totals {
@@ -110,17 +99,25 @@ mod tests {
 
     #[test]
     fn what_happens_is_counted_by_kind() {
-        for (written, expected) in [
-            ("{\"cut\":{\"actor\":\"p0\"}}", "cut"),
-            ("{\"slow-disk\":{\"factor\":20}}", "slow-disk"),
-            ("{\"disk\":{\"full\":{\"left_bytes\":0}}}", "disk: full"),
-            (
-                "{\"disk\":{\"no-files\":{\"lasts_ms\":1}}}",
-                "disk: no-files",
-            ),
-        ] {
-            assert_eq!(fault(written), expected);
-        }
+        let history = crate::history::read(
+            "1 stage troubled what={\"disk\":{\"no-files\":{\"lasts_ms\":1}}} until_ms=2\n\
+             3 stage troubled what={\"cut\":{\"actor\":\"p0\"}} until_ms=3\n\
+             4 broker crashed life=1 cause=power\n\
+             5 stage troubled what={\"cut\":{\"actor\":\"p1\"}} until_ms=5\n",
+        );
+        let mut totals = Totals::default();
+        totals.count(&history.expect("a history"));
+        let happened: Vec<(&str, u64)> = totals
+            .happened
+            .iter()
+            .map(|(kind, times)| (&**kind, *times))
+            .collect();
+        let expected = [
+            ("end of a life: power", 1),
+            ("fault: cut", 2),
+            ("fault: disk: no-files", 1),
+        ];
+        assert_eq!(happened, expected);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use tidegate_sim::checker::{PROMISES, Promise};
 use tidegate_sim::history;
 use tidegate_sim::long_run;
 use tidegate_sim::plan::Plan;
@@ -27,6 +28,7 @@ Plays plans on a simulated broker, and says which promise breaks.
   --shrink          prints the smallest plan found that breaks the same promise
   --planted NAME    plants a fault in the broker: with --seed or --plan in that run; with --seeds it is looked
                     for the first one that finds it, and NAME may be all, or several with commas between
+  --breaks NAME     looks for the first one in which a planted fault breaks this promise
 ";
 
 #[derive(Default)]
@@ -39,6 +41,7 @@ struct Asked {
     steps: bool,
     shrinks: bool,
     planted: Vec<Bug>,
+    breaks: Option<&'static Promise>,
     looks: bool,
 }
 
@@ -78,6 +81,12 @@ fn asked(mut args: impl Iterator<Item = String>) -> Result<Asked, String> {
                 asked.plan = Some(plan);
             }
             "--planted" => asked.planted = bugs(&value()?)?,
+            "--breaks" => {
+                let name = value()?;
+                let promise = PROMISES.iter().find(|promise| promise.name() == name);
+                let promise = promise.ok_or_else(|| format!("nothing promised is called {name}"));
+                asked.breaks = Some(promise?);
+            }
             "--show-plan" => asked.shows_plan = true,
             "--trace" => asked.traces = true,
             "--steps" => asked.steps = true,
@@ -124,17 +133,20 @@ fn bugs(names: &str) -> Result<Vec<Bug>, String> {
 // Which seed finds each planted fault first, as lines for the table in `it/planted.rs`.
 fn look_for(asked: &Asked) -> ExitCode {
     let all = on_two_threads(&asked.planted, |bug| {
-        let found = look(*bug, asked.seeds.clone(), None);
+        let found = look(*bug, asked.seeds.clone(), asked.breaks);
         let line = match &found {
-            Some(of) => format!(
-                "    (Bug::{}, {:?}, {}), // after {}, {}: {}",
-                bug.name(),
-                of.promises[0],
-                of.seed,
-                of.tries,
-                of.promises.join(" "),
-                of.says
-            ),
+            Some(of) => {
+                let names: Vec<&str> = of.promises.iter().map(|promise| promise.name()).collect();
+                format!(
+                    "    (Bug::{}, {}, {}), // after {}, {}: {}",
+                    bug.name(),
+                    asked.breaks.map_or(names[0], Promise::name),
+                    of.seed,
+                    of.tries,
+                    names.join(" "),
+                    of.says
+                )
+            }
             None => format!("    // {} was not found", bug.name()),
         };
         println!("{line}");
@@ -160,7 +172,7 @@ fn play(asked: &Asked) -> ExitCode {
         let options = Options {
             keeps_trace: asked.steps,
             planted: asked.planted.first().copied(),
-            ..Options::of(plan.seed)
+            ..plan.options()
         };
         let report = examine(&plan, options);
         played += 1;

@@ -198,6 +198,16 @@ impl SimNetwork {
         }
     }
 
+    /// Whether a connection of a client is still to be [cut after](Self::cut_after) something.
+    #[must_use]
+    pub fn is_to_be_cut(&self, client: &str) -> bool {
+        let mut state = self.state();
+        let link = state.links.get_mut(client);
+        link.is_some_and(|link| {
+            link.cut_after.is_some() || link.alive().any(|connection| connection.is_to_be_cut())
+        })
+    }
+
     /// For so long nothing arrives in a direction, or in both, and nobody is told. What is sent arrives afterwards, on connections that
     /// have not timed out meanwhile.
     pub fn outage(&self, client: &str, direction: Option<Direction>, time: Duration) {

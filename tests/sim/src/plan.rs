@@ -13,7 +13,9 @@ mod tests;
 
 use serde::{Deserialize, Serialize};
 
+use crate::life::Sizes;
 use crate::network::LinkShape;
+use crate::scheduler::{Manner, Options};
 use disk::{DiskFault, DiskShape};
 use draw::Draw;
 use filter::{Filter, Plugin};
@@ -27,6 +29,12 @@ pub use operation::Operation;
 pub struct Plan {
     /// What the broker, the disk, the network and the clients draw follows from this.
     pub seed: u64,
+    /// How large everything of the broker is. Of a plan without it, as that follows from the seed now.
+    #[serde(default)]
+    pub sizes: Option<Sizes>,
+    /// How the order of the run is chosen. Of a plan without it, as that follows from the seed now.
+    #[serde(default)]
+    pub manner: Option<Manner>,
     /// When everybody stops and what is there is consumed.
     pub lasts_ms: u64,
     /// What the disk is like.
@@ -286,8 +294,25 @@ impl Plan {
     ///
     /// It is none, or one that contradicts itself.
     pub fn from_json(json: &str) -> Result<Self, String> {
-        let plan: Self = serde_json::from_str(json).map_err(|error| error.to_string())?;
+        let mut plan: Self = serde_json::from_str(json).map_err(|error| error.to_string())?;
+        (plan.sizes, plan.manner) = (Some(plan.sizes()), Some(plan.options().manner));
         plan.check().map(|()| plan)
+    }
+
+    /// How large everything of the broker is.
+    #[must_use]
+    pub fn sizes(&self) -> Sizes {
+        self.sizes.unwrap_or_else(|| Sizes::of(self.seed))
+    }
+
+    /// How it is played.
+    #[must_use]
+    pub fn options(&self) -> Options {
+        let options = Options::of(self.seed);
+        Options {
+            manner: self.manner.unwrap_or(options.manner),
+            ..options
+        }
     }
 
     // What it names has to be in it.
@@ -359,6 +384,25 @@ impl Fault {
             | Self::Refuse { actor, .. }
             | Self::Close { actor } => Some(actor),
             Self::SlowDisk { .. } | Self::Disk(_) => None,
+        }
+    }
+
+    /// What kind of fault it is, in words.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Cut { .. } => "cut",
+            Self::CutAfter { .. } => "cut-after",
+            Self::Outage { .. } => "outage",
+            Self::Slow { .. } => "slow",
+            Self::Refuse { .. } => "refuse",
+            Self::Close { .. } => "close",
+            Self::SlowDisk { .. } => "slow-disk",
+            Self::Disk(DiskFault::Full { .. }) => "disk: full",
+            Self::Disk(DiskFault::Errors { .. }) => "disk: errors",
+            Self::Disk(DiskFault::NoFiles { .. }) => "disk: no-files",
+            Self::Disk(DiskFault::SlowSyncs { .. }) => "disk: slow-syncs",
+            Self::Disk(DiskFault::Moved { .. }) => "disk: moved",
         }
     }
 }

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::{panic, thread};
 
+use crate::checker::{Promise, Violation};
 use crate::plan::Plan;
 use crate::scheduler::Options;
 use crate::simulation::Bug;
@@ -21,41 +22,42 @@ pub struct Found {
     /// How many seeds were looked through, this one included.
     pub tries: u64,
     /// The promises that break, the first one first, each once.
-    pub promises: Vec<&'static str>,
-    /// How the first one breaks.
+    pub promises: Vec<&'static Promise>,
+    /// How the one that it was looked for breaks, or the first.
     pub says: String,
 }
 
 /// The run of a seed's plan on a broker with this fault.
 #[must_use]
 pub fn run(bug: Option<Bug>, seed: u64) -> Report {
+    let plan = Plan::of(seed);
     let options = Options {
         planted: bug,
         steps_max: STEPS_MAX,
-        ..Options::of(seed)
+        ..plan.options()
     };
-    examine(&Plan::of(seed), options)
+    examine(&plan, options)
 }
 
 /// The first of these seeds by which a fault is found, if it has to break a promise, that one. `None` if there is none.
 #[must_use]
-pub fn look(bug: Bug, seeds: Range<u64>, promise: Option<&str>) -> Option<Found> {
+pub fn look(bug: Bug, seeds: Range<u64>, promise: Option<&Promise>) -> Option<Found> {
     let first = seeds.start;
     for seed in seeds {
         let report = run(Some(bug), seed);
         let mut promises = Vec::new();
         for violation in &report.violations {
-            if !promises.contains(&violation.promise.id) {
-                promises.push(violation.promise.id);
+            if !promises.contains(&violation.promise) {
+                promises.push(violation.promise);
             }
         }
-        let is_it = promise.is_none_or(|promise| promises.contains(&promise));
-        if let Some(first_broken) = report.violations.first().filter(|_| is_it) {
+        let is_it = |found: &&Violation| promise.is_none_or(|promise| found.promise == promise);
+        if let Some(broken) = report.violations.iter().find(is_it) {
             return Some(Found {
                 seed,
                 tries: seed - first + 1,
                 promises,
-                says: first_broken.says.clone(),
+                says: broken.says.clone(),
             });
         }
     }

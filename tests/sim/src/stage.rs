@@ -39,6 +39,8 @@ const CLEARS_MAX: Duration = Duration::from_secs(120);
 const LAST_STARTS_MAX: usize = 3;
 /// How often it is looked whether the disk has ended a life.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// How often it is looked whether a connection was cut that is to be.
+const CUT_EVERY: Duration = Duration::from_millis(100);
 /// How often it is looked whether a life needs a restart.
 const FAILS_EVERY: Duration = Duration::from_millis(200);
 /// How often it is looked whether everything was consumed, and how long that may take.
@@ -84,7 +86,7 @@ impl Stage {
         let seed = scene.plan.seed;
         let disk = SimDisk::new(scene.plan.disk.shape(seed, ROOM_BYTES));
         let ends_at = Instant::now() + Duration::from_millis(scene.plan.lasts_ms);
-        let sizes = Sizes::of(seed);
+        let sizes = scene.plan.sizes();
         Self {
             machine: Machine::new(seed, disk, sizes).expect("an empty disk takes a folder"),
             scene,
@@ -114,6 +116,7 @@ impl Stage {
         drop(faults);
         self.scene.network.heal();
         self.machine.disk.heal();
+        self.scene.history.note("stage", What::Healed {});
         let Some(mut serving) = self.mended(serving).await else {
             return self.scene.history.note("stage", What::Over {});
         };
@@ -287,19 +290,31 @@ async fn fail(scene: Scene, disk: SimDisk) {
     let begun = Instant::now();
     for timed in &scene.plan.faults {
         sleep_until(begun + Duration::from_millis(timed.after_ms)).await;
-        let lasts_ms = inject(&scene, &disk, &timed.does);
-        let what = serde_json::to_string(&timed.does).unwrap_or_default();
-        let until_ms = scene.history.now_ms().saturating_add(lasts_ms);
-        let what = What::Troubled {
-            what: what.into(),
-            until_ms,
+        let Some(lasts_ms) = inject(&scene, &disk, &timed.does) else {
+            continue;
         };
-        scene.history.note("stage", what);
+        let what = timed.does.clone();
+        let until_ms = scene.history.now_ms().saturating_add(lasts_ms);
+        scene
+            .history
+            .note("stage", What::Troubled { what, until_ms });
+        if let Fault::CutAfter { actor, .. } = &timed.does {
+            let lifts = lifts(scene.clone(), actor.clone(), timed.does.clone());
+            drop(simulation::start("cut", lifts).detached());
+        }
     }
 }
 
-// How long it lasts.
-fn inject(scene: &Scene, disk: &SimDisk, fault: &Fault) -> u64 {
+// Says that a connection was cut, once it was.
+async fn lifts(scene: Scene, actor: String, what: Fault) {
+    while scene.network.is_to_be_cut(&actor) {
+        sleep(CUT_EVERY).await;
+    }
+    scene.history.note("stage", What::Lifted { what });
+}
+
+// How long it lasts; `None` if it does not happen.
+fn inject(scene: &Scene, disk: &SimDisk, fault: &Fault) -> Option<u64> {
     use crate::network::Direction::{Down, Up};
     let network = &scene.network;
     let direction = |is_up: bool| if is_up { Up } else { Down };
@@ -311,7 +326,7 @@ fn inject(scene: &Scene, disk: &SimDisk, fault: &Fault) -> u64 {
             bytes,
         } => {
             network.cut_after(actor, direction(*is_up), *bytes);
-            return u64::MAX / 2;
+            return Some(u64::MAX / 2);
         }
         Fault::Outage {
             actor,
@@ -320,21 +335,21 @@ fn inject(scene: &Scene, disk: &SimDisk, fault: &Fault) -> u64 {
         } => {
             let lasts = Duration::from_millis(*lasts_ms);
             network.outage(actor, is_up.map(direction), lasts);
-            return *lasts_ms;
+            return Some(*lasts_ms);
         }
         Fault::Slow { actor, factor } => {
             network.slow(actor, *factor);
-            return u64::MAX / 2;
+            return Some(u64::MAX / 2);
         }
         Fault::Refuse { actor, times } => network.refuse(actor, *times),
         Fault::Close { actor } => network.close(actor),
         Fault::SlowDisk { factor } => {
             disk.slow(*factor);
-            return u64::MAX / 2;
+            return Some(u64::MAX / 2);
         }
         Fault::Disk(fault) => return disk_faults::inject(disk, fault),
     }
-    0
+    Some(0)
 }
 
 fn cause(how: How) -> Cause {

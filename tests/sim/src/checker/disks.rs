@@ -3,11 +3,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::causes::Causes;
 use super::facts::Facts;
+use super::troubles::{is_full, is_of_disk};
 use super::{Found, Group, Promise};
 use crate::history::{Entry, Text, What};
-use crate::plan::Fault;
-use crate::plan::disk::DiskFault;
 
 pub(super) const FULL: Promise = Promise {
     id: "I18",
@@ -25,32 +25,28 @@ pub(super) const IS_OVER: Promise = Promise {
     words: "it goes on by itself once the very folder is back",
 };
 
-/// How long what a fault of the disk has caused may be told after it: a checkpoint that failed is tried again, and what could not be
-/// read, too.
-const AFTER_MS: u64 = 90_000;
-
 #[derive(Default)]
 pub(super) struct Disks {
-    /// What is or was wrong with the disk, and until when.
-    faults: Vec<(DiskFault, u64)>,
-    /// What is wrong with this life.
+    causes: Causes,
+    /// When the life that there is began.
+    begun_ms: u64,
+    /// What is wrong with it.
     holds: BTreeSet<Text>,
-    /// Requests that were refused while the disk was full and nothing else was wrong, by who made them.
-    asked: BTreeMap<u64, u64>,
+    /// When each request was made, and with which entry.
+    asked: BTreeMap<u64, (u64, usize)>,
 }
 
 impl Group for Disks {
     fn see(&mut self, entry: &Entry, facts: &Facts, found: &mut Found) {
         if let Some(op) = super::facts::asks(&entry.what) {
-            self.asked.insert(op, entry.ms);
+            self.asked.insert(op, (entry.ms, facts.at));
         }
+        self.causes.see(entry);
         match &entry.what {
-            What::Troubled { what, until_ms } => {
-                if let Ok(Fault::Disk(fault)) = serde_json::from_str(what) {
-                    self.faults.push((fault, *until_ms));
-                }
+            What::Starts { .. } => {
+                self.begun_ms = entry.ms;
+                self.holds.clear();
             }
-            What::Starts { .. } => self.holds.clear(),
             What::IsWrong { condition, why } => self.is_wrong(entry.ms, condition, why, found),
             What::IsOver { condition } => {
                 self.holds.remove(condition);
@@ -62,7 +58,7 @@ impl Group for Disks {
                 }
             }
             What::NotConfirmed { op, code } | What::NotAttached { op, code } => {
-                let refused = code.starts_with("refused") && is_there(*op, facts);
+                let refused = code.starts_with("refused") && self.was_there(*op, facts);
                 if refused && self.is_only_full(*op, entry.ms, facts) {
                     let says = format!("on a full disk it is {}", &**code);
                     found.breaks(&FULL, says);
@@ -73,41 +69,35 @@ impl Group for Disks {
     }
 }
 
-// Whether the subscription that somebody wants to be attached to is there, which is all that a full disk keeps.
-fn is_there(op: u64, facts: &Facts) -> bool {
-    let asked = facts.requests.get(&op).map(|request| &request.what);
-    match asked {
-        Some(What::Attaches { subscription, .. }) => {
-            let of = facts.subscriptions.get(subscription);
-            of.is_some_and(|of| of.is_sure)
-        }
-        _ => true,
-    }
-}
-
 impl Disks {
     fn is_wrong(&mut self, now_ms: u64, condition: &Text, why: &Text, found: &mut Found) {
-        self.holds.insert(condition.clone());
         let kind = condition.split(' ').next().unwrap_or_default();
-        let mut faults = self.faults.iter();
-        let has_cause = faults.any(|(fault, until_ms)| {
-            now_ms <= until_ms.saturating_add(AFTER_MS) && fault.may_cause(kind)
-        });
-        if !has_cause {
+        let checkpoint_fails = self.holds.contains(&Text::from("checkpoint_fails"));
+        if !self.causes.explain(kind, now_ms, checkpoint_fails) {
             let says = format!("{} for nothing: {}", &**condition, &**why);
             found.breaks(&HAS_A_CAUSE, says);
         }
+        self.holds.insert(condition.clone());
     }
 
-    // Whether the disk was full all the time since a request was made, and nothing else was wrong in all of this life.
+    // Whether the disk was full all the time since a request was made, and nothing else was wrong with it in all of this life.
     fn is_only_full(&self, op: u64, now_ms: u64, facts: &Facts) -> bool {
-        let asked_ms = self.asked.get(&op).copied().unwrap_or_default();
-        let mut others = self.faults.iter();
-        let is_full = |fault: &DiskFault| matches!(fault, DiskFault::Full { .. });
-        let has_other = others.any(|(fault, _)| !is_full(fault));
-        let mut full = self.faults.iter();
-        let is_full = full.any(|(fault, until_ms)| is_full(fault) && *until_ms >= now_ms);
-        let serves = facts.serves_since <= asked_ms;
-        is_full && !has_other && serves && facts.serves.is_some()
+        let (asked_ms, _) = self.asked.get(&op).copied().unwrap_or_default();
+        let troubles = &facts.troubles;
+        let has_other =
+            troubles.any_since(self.begun_ms, |fault| is_of_disk(fault) && !is_full(fault));
+        let serves = facts.serves.is_some() && facts.serves_since <= asked_ms;
+        serves && !has_other && troubles.was_full(asked_ms, now_ms)
+    }
+    // Whether the subscription that somebody wants to be attached to was there already, which is all that a full disk keeps.
+    fn was_there(&self, op: u64, facts: &Facts) -> bool {
+        let (_, asked_at) = self.asked.get(&op).copied().unwrap_or_default();
+        match facts.requests.get(&op).map(|request| &request.what) {
+            Some(What::Attaches { subscription, .. }) => {
+                let of = facts.subscriptions.get(subscription);
+                of.is_some_and(|of| of.is_sure && of.sure_since < asked_at)
+            }
+            _ => true,
+        }
     }
 }

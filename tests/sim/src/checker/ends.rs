@@ -1,7 +1,6 @@
 //! Nothing panics, nothing is left when what it belonged to has ended, and nothing is at work for ever.
 
 use super::facts::Facts;
-use super::requests::ANSWERED_AT_ALL;
 use super::{Found, Group, Promise};
 use crate::history::{Entry, What};
 
@@ -9,6 +8,12 @@ pub(super) const NO_PANIC: Promise = Promise {
     id: "I24",
     page: "internals/tasks.md",
     words: "a panic is a bug, and these are its limits",
+};
+
+pub(super) const RESTS: Promise = Promise {
+    id: "I17",
+    page: "internals/queues.md",
+    words: "the committer waits for nobody. Readers are notified and read by cursor.",
 };
 
 #[derive(Default)]
@@ -26,7 +31,7 @@ impl Group for Ends {
                     format!("{} never ended: {}", &**strand, &**waits),
                 );
             }
-            What::NeverRests { why } => found.breaks(&ANSWERED_AT_ALL, (**why).to_owned()),
+            What::NeverRests { why } => found.breaks(&RESTS, (**why).to_owned()),
             _ => {}
         }
     }

@@ -5,13 +5,11 @@ use std::collections::BTreeMap;
 
 use super::catalog::{Changes, News, Subscription, Topic};
 use super::filters::Filters;
+use super::troubles::{Troubles, is_full, is_of_disk};
 use crate::history::{Cause, Durability, Entry, Text, What};
-use crate::plan::Fault;
 
 /// How long a sync may take beside the interval in which it comes. A slow disk is in the plan, and then nothing is held against the broker.
 const SYNC_MS: u64 = 1_000;
-/// How late something may be on a link that is slow.
-const SLOW_LINK_MS: u64 = 10_000;
 
 #[derive(Default)]
 pub(super) struct Facts {
@@ -29,12 +27,12 @@ pub(super) struct Facts {
     pub(super) serves: Option<u64>,
     /// Since when it does.
     pub(super) serves_since: u64,
+    /// The entry that said so.
+    pub(super) serves_at: usize,
     interval_ms: u64,
-    /// Until when something is wrong by plan.
-    pub(super) troubled_until: u64,
+    /// What is wrong by plan.
+    pub(super) troubles: Troubles,
     pub(super) is_draining: bool,
-    /// Links on which something arrives late: whose, how late at most, and until when.
-    lags: Vec<(Text, u64, u64)>,
     /// The event of each number.
     pub(super) events: BTreeMap<u64, Event>,
 }
@@ -50,8 +48,9 @@ pub(super) struct Request {
 pub(super) struct Event {
     pub(super) topic: Text,
     pub(super) hash: u64,
-    /// The entry with which it was published.
+    /// The entry with which it was published, and when.
     pub(super) asked_at: usize,
+    pub(super) asked_ms: u64,
     /// When the broker answered, and with which entry.
     pub(super) answered_ms: Option<u64>,
     pub(super) answered_at: Option<usize>,
@@ -65,6 +64,7 @@ impl Facts {
     pub(super) fn see(&mut self, entry: &Entry) {
         let (ms, what) = (entry.ms, &entry.what);
         self.at += 1;
+        self.troubles.see(entry);
         if let Some(op) = asks(what) {
             let request = Request {
                 who: entry.who.clone(),
@@ -76,23 +76,17 @@ impl Facts {
         match what {
             What::Serves { life, interval_ms } => {
                 (self.serves, self.serves_since) = (Some(*life), ms);
+                self.serves_at = self.at;
                 self.interval_ms = *interval_ms;
             }
             What::Stops { .. } | What::Stopped { .. } | What::Crashed { .. } => self.serves = None,
-            What::Troubled { what, until_ms } => {
-                self.troubled_until = self.troubled_until.max(*until_ms);
-                self.lags.extend(lag(what, *until_ms));
-            }
-            // Whatever was wrong is over then.
-            What::Drains {} => {
-                self.is_draining = true;
-                self.troubled_until = self.troubled_until.min(ms);
-            }
+            What::Drains {} => self.is_draining = true,
             What::Publishes { topic, n, hash, .. } => {
                 let event = Event {
                     topic: topic.clone(),
                     hash: *hash,
                     asked_at: self.at,
+                    asked_ms: ms,
                     answered_ms: None,
                     answered_at: None,
                     asked_in: self.numbers_in(topic),
@@ -137,21 +131,38 @@ impl Facts {
 
     /// Since when the broker serves and nothing is wrong.
     pub(super) fn quiet_since(&self, now_ms: u64) -> Option<u64> {
-        let since = self.serves_since.max(self.troubled_until);
+        self.served_since(now_ms, self.troubles.until(|_| true))
+    }
+
+    /// Since when it serves and nothing is wrong that hinders a request: on the links of others, or a disk that is full, which hinders
+    /// nobody but who writes more.
+    pub(super) fn quiet_for(&self, request: &Request, now_ms: u64) -> Option<u64> {
+        let works_when_full = matches!(request.what, What::Attaches { .. } | What::Flushes { .. });
+        let until = self.troubles.until(|fault| match fault.actor() {
+            Some(actor) => *actor == *request.who,
+            None => !(works_when_full && is_full(fault)),
+        });
+        self.served_since(now_ms, until)
+    }
+
+    fn served_since(&self, now_ms: u64, troubled_until: u64) -> Option<u64> {
+        let since = self.serves_since.max(troubled_until);
         (self.serves.is_some() && since <= now_ms).then_some(since)
     }
 
-    /// Whether what somebody got then may have been on its way for longer than its deadline: then several hand-outs of one event may
-    /// have been, and an answer to one of them is not always told to be late.
-    pub(super) fn may_come_late(&self, who: &Text, got_ms: u64, deadline_ms: u64) -> bool {
-        self.lags.iter().any(|(of, late_ms, until_ms)| {
-            of == who && *late_ms >= deadline_ms && until_ms.saturating_add(deadline_ms) >= got_ms
-        })
+    /// Before that nobody was handed an event, since it was not there.
+    pub(super) fn first_handed_out_ms(&self, n: u64) -> u64 {
+        self.events.get(&n).map_or(0, |event| event.asked_ms)
+    }
+
+    /// Whether anything was wrong with the disk at some time since then.
+    pub(super) fn was_disk_troubled_since(&self, ms: u64) -> bool {
+        self.troubles.any_since(ms, is_of_disk)
     }
 
     /// Whether something was wrong at that time, or after it.
     pub(super) fn was_troubled_since(&self, ms: u64) -> bool {
-        self.troubled_until > ms
+        self.troubles.until(|_| true) > ms
     }
 
     /// Whether the power may have taken an event that was answered or seen then.
@@ -164,21 +175,13 @@ impl Facts {
     ) -> bool {
         let durability = self.topics.get(&event.topic).map(|topic| topic.durability);
         let at_interval = durability == Some(Durability::Interval);
-        let synced_by = seen_ms + self.interval_ms + SYNC_MS;
+        let takes_ms = self.interval_ms + SYNC_MS;
         at_interval
             && crash == Cause::Power
-            && (synced_by >= now_ms || self.troubled_until > seen_ms)
-    }
-}
-
-// What a fault does to a link, of those that do not end the connection.
-fn lag(written: &Text, until_ms: u64) -> Option<(Text, u64, u64)> {
-    match serde_json::from_str(written).ok()? {
-        Fault::Outage {
-            actor, lasts_ms, ..
-        } => Some((actor.into(), lasts_ms, until_ms)),
-        Fault::Slow { actor, .. } => Some((actor.into(), SLOW_LINK_MS, until_ms)),
-        _ => None,
+            && self
+                .troubles
+                .synced_by(seen_ms, takes_ms, self.serves_since)
+                >= now_ms
     }
 }
 

@@ -251,13 +251,19 @@ impl Ledger {
         let is_of_this = facts.attached(&entry.who, subscription).is_some();
         let deadline_ms = facts.subscriptions.get(subscription);
         let deadline_ms = deadline_ms.map_or(u64::MAX, |of| of.ack_deadline_ms);
-        let was_on_its_way = facts.may_come_late(&entry.who, entry.ms, deadline_ms);
-        let waited = *fates == Fates::DONE
-            && holding
-                .done
-                .get(n)
-                .is_some_and(|done| may_have_waited(done, entry, subscription, facts));
-        if !is_of_this || was_on_its_way || waited || holding.slow.contains(&entry.who) {
+        let late = facts
+            .troubles
+            .may_come_late(&entry.who, entry.ms, deadline_ms)
+            || holding.slow.contains(&entry.who);
+        let done = holding.done.get(n).filter(|_| *fates == Fates::DONE);
+        let was_on_its_way = match done {
+            Some(done) => {
+                is_of_before(done, entry, subscription, facts)
+                    && (late || may_have_waited(done, entry, facts))
+            }
+            None => late,
+        };
+        if !is_of_this || was_on_its_way {
             holding.judged.remove(n);
             *fates = fates.or(Fates::PENDING);
             return;
@@ -321,17 +327,19 @@ impl Ledger {
                 .handed
                 .get(&position)
                 .map_or(0, |(_, _, times)| *times);
+            let Some(n) = holding.positions.get(&position) else {
+                continue;
+            };
             // If it was handed out again since, or may have been, it is not known which of them was answered.
             let deadline_ms = facts.subscriptions.get(&subscription);
             let deadline_ms = deadline_ms.map_or(u64::MAX, |of| of.ack_deadline_ms);
+            let may_be_late = facts.troubles.may_come_late(who, said.got_ms, deadline_ms)
+                && now_ms - facts.first_handed_out_ms(*n) >= deadline_ms;
             let is_known = said.settles
                 && said.handed == handed
                 && said.after_ms < deadline_ms
-                && !facts.may_come_late(who, said.got_ms, deadline_ms);
-            if is_known
-                && let Some(n) = holding.positions.get(&position)
-                && let Some(fates) = holding.fates.get_mut(n)
-            {
+                && !may_be_late;
+            if is_known && let Some(fates) = holding.fates.get_mut(n) {
                 *fates = Fates::DONE;
                 holding.done.insert(*n, (who.clone(), now_ms, facts.at));
             }
@@ -484,14 +492,23 @@ impl Ledger {
     }
 }
 
-// Whether an event was perhaps on its way already when somebody else had acked it.
-fn may_have_waited(
-    (by, done_ms, done_at): &(Text, u64, usize),
+// Whether an event may have been handed out before it was done: to who has attached before, by a life that there was then or whose end
+// its consumer has perhaps not heard of.
+fn is_of_before(
+    (_, _, done_at): &(Text, u64, usize),
     entry: &Entry,
     subscription: &Text,
     facts: &Facts,
 ) -> bool {
     let came_later = facts.attached(&entry.who, subscription) > Some(*done_at);
+    let hears_of_it_by = facts.troubles.heard_by(&entry.who, facts.serves_since);
+    let is_of_another_life =
+        facts.serves_at > *done_at && entry.ms > hears_of_it_by.saturating_add(ON_ITS_WAY_MS);
+    !came_later && !is_of_another_life
+}
+
+// Whether it was perhaps on its way already when somebody else had acked it.
+fn may_have_waited((by, done_ms, _): &(Text, u64, usize), entry: &Entry, facts: &Facts) -> bool {
     let is_on_its_way = entry.ms - done_ms < ON_ITS_WAY_MS || facts.was_troubled_since(*done_ms);
-    *by != entry.who && !came_later && is_on_its_way
+    *by != entry.who && is_on_its_way
 }

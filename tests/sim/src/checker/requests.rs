@@ -39,7 +39,6 @@ pub(super) struct Requests {
     stops: Option<(u64, u64)>,
     drained: Vec<String>,
     now_ms: u64,
-    is_over: bool,
 }
 
 impl Group for Requests {
@@ -58,7 +57,8 @@ impl Group for Requests {
             What::Serves { life, .. } | What::Refuses { life, .. } => {
                 let began = self.starts.take().filter(|(of, _)| of == life);
                 let took = began.map_or(0, |(_, at)| entry.ms - at);
-                if took > STARTS_MS && facts.quiet_since(entry.ms).is_some() {
+                let is_quiet = !began.is_some_and(|(_, at)| facts.was_disk_troubled_since(at));
+                if took > STARTS_MS && is_quiet {
                     found.breaks(
                         &ANSWERED_AT_ALL,
                         format!("life {life} took {took} ms to start"),
@@ -69,7 +69,8 @@ impl Group for Requests {
             What::Stopped { life } => {
                 let began = self.stops.take().filter(|(of, _)| of == life);
                 let took = began.map_or(0, |(_, at)| entry.ms - at);
-                let is_quiet = began.is_some_and(|(_, at)| facts.troubled_until <= at);
+                // What is wrong with a link keeps nobody from stopping.
+                let is_quiet = !began.is_some_and(|(_, at)| facts.was_disk_troubled_since(at));
                 if took > STOPS_MS && is_quiet {
                     found.breaks(&STOPS, format!("life {life} took {took} ms to stop"));
                 }
@@ -109,7 +110,6 @@ impl Requests {
     }
 
     fn over(&mut self, facts: &Facts, found: &mut Found) {
-        self.is_over = true;
         for (op, began) in &self.began {
             if facts
                 .requests
@@ -128,14 +128,15 @@ impl Requests {
     }
 
     fn check(&self, op: u64, began: u64, facts: &Facts, found: &mut Found) {
-        let Some(quiet) = facts.quiet_since(self.now_ms) else {
+        let Some(request) = facts.requests.get(&op) else {
+            return;
+        };
+        let Some(quiet) = facts.quiet_for(request, self.now_ms) else {
             return;
         };
         let waited = self.now_ms - began.max(quiet);
-        let what = facts.requests.get(&op).map(|request| &request.what);
-        let bound = what.map_or(0, bound_ms);
-        if waited > bound {
-            let what = what.map(ToString::to_string).unwrap_or_default();
+        if waited > bound_ms(&request.what) {
+            let what = &request.what;
             let says =
                 format!("for {waited} ms in which nothing was wrong nobody answered: {what}");
             found.breaks(&ANSWERED_AT_ALL, says);

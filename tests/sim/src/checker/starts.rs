@@ -2,7 +2,8 @@
 
 use super::facts::Facts;
 use super::{Found, Group, Promise};
-use crate::history::{Cause, Entry, What};
+use crate::disk::Operation;
+use crate::history::{Blow, Cause, Entry, What};
 use crate::plan::Fault;
 use crate::plan::disk::DiskFault;
 
@@ -21,44 +22,62 @@ pub(super) const CHANGES_NOTHING: Promise = Promise {
 pub(super) struct Starts {
     image: Option<u64>,
     was_refused: bool,
-    /// When the life that starts began to, and whether it still does.
-    began_ms: u64,
+    /// Whether a life is starting now.
     is_starting: bool,
     /// Whether a life has kept room for starts on a full disk. It is not synced, so a power cut may take it.
     has_room: bool,
-    /// Until when the disk fails in a way for which a start may be refused.
-    fails_until: u64,
-    /// The same of faults that strike what a start writes, once it has found nothing to refuse it for.
-    writes_fail_until: u64,
+    /// The disk is or was full in this start, which has given back the room that was kept, or found none.
+    may_lack_room: bool,
+    /// What the disk did to the start that goes on, or was the last.
+    blows: Blows,
     /// The power left something that cannot be read.
     is_torn: bool,
+    /// All faults of the plan are over.
+    is_healed: bool,
+}
+
+/// What the disk does to a start.
+#[derive(Clone, Copy, Default)]
+struct Blows {
+    /// Something failed for which a start may be refused.
+    any: bool,
+    /// That was something that a start writes, once it has found nothing to refuse it for, or somebody else changed what is there.
+    at_writes: bool,
 }
 
 impl Group for Starts {
-    fn see(&mut self, entry: &Entry, _: &Facts, found: &mut Found) {
+    fn see(&mut self, entry: &Entry, facts: &Facts, found: &mut Found) {
         match &entry.what {
-            What::Troubled { what, until_ms } => {
-                if let Ok(Fault::Disk(fault)) = serde_json::from_str(what) {
-                    self.troubled(&fault, *until_ms);
-                }
-            }
+            What::Troubled {
+                what: Fault::Disk(fault),
+                ..
+            } if self.is_starting => self.begins(fault),
+            What::Struck { on, by, .. } if self.is_starting => self.struck(*on, *by),
             What::Torn { .. } => self.is_torn = true,
             What::Rescued { .. } => self.is_torn = false,
             What::Serves { .. } => (self.is_starting, self.has_room) = (false, true),
             What::Crashed { cause, .. } => {
+                // A start gives back what was kept for it before it keeps it anew.
+                let is_kept = *cause != Cause::Power && !self.is_starting;
+                self.has_room &= is_kept;
                 self.is_starting = false;
-                self.has_room &= *cause != Cause::Power;
-            }
-            What::Refuses { .. } if self.is_torn || self.fails_until >= self.began_ms => {
-                self.was_refused = self.writes_fail_until < self.began_ms;
             }
             What::Refuses { life, why } => {
-                self.was_refused = true;
-                let says = format!("life {life} refused to start: {}", &**why);
-                found.breaks(&NOTHING_LOST, says);
+                (self.is_starting, self.has_room) = (false, false);
+                self.was_refused = !self.blows.at_writes;
+                if !self.is_torn && !self.blows.any {
+                    let says = format!("life {life} refused to start: {}", &**why);
+                    found.breaks(&NOTHING_LOST, says);
+                }
             }
             What::Starts { .. } => {
-                (self.was_refused, self.began_ms, self.is_starting) = (false, entry.ms, true);
+                (self.was_refused, self.is_starting) = (false, true);
+                (self.may_lack_room, self.blows) = (!self.has_room, Blows::default());
+            }
+            What::Healed {} => self.is_healed = true,
+            What::Over {} if self.is_healed && !facts.is_draining => {
+                let says = "long after all faults no broker starts".to_owned();
+                found.breaks(&NOTHING_LOST, says);
             }
             What::Image { life, digest } => {
                 let before = self.image.replace(*digest);
@@ -75,17 +94,29 @@ impl Group for Starts {
 }
 
 impl Starts {
-    fn troubled(&mut self, fault: &DiskFault, until_ms: u64) {
-        // On a full disk a start works by the room that was kept for it. Before the first life and after a power cut there may be none,
-        // and a start begins by giving it back, so that others may take it then.
-        let until_ms = match fault {
-            DiskFault::Full { .. } if self.is_starting || !self.has_room => until_ms,
-            fault if fault.may_refuse_a_start() => until_ms,
-            _ => return,
-        };
-        self.fails_until = self.fails_until.max(until_ms);
-        if fault.strikes_writes() {
-            self.writes_fail_until = self.writes_fail_until.max(until_ms);
+    // A fault begins in the middle of a start.
+    fn begins(&mut self, fault: &DiskFault) {
+        match fault {
+            // It begins by giving back the room that was kept, so that others may take it then.
+            DiskFault::Full { .. } => self.may_lack_room = true,
+            // What it reads is elsewhere, and so is what the disk is compared with.
+            DiskFault::Moved { .. } => {
+                self.blows = Blows {
+                    any: true,
+                    at_writes: true,
+                };
+            }
+            DiskFault::Errors { .. } | DiskFault::NoFiles { .. } | DiskFault::SlowSyncs { .. } => {}
         }
+    }
+
+    fn struck(&mut self, on: Operation, by: Blow) {
+        // On a full disk a start works by the room that was kept for it. Before the first life and after a power cut there may be none.
+        if by == Blow::NoRoom && !self.may_lack_room {
+            return;
+        }
+        self.blows.any = true;
+        self.blows.at_writes |=
+            !matches!(on, Operation::Open | Operation::Read) || by == Blow::NoFiles;
     }
 }

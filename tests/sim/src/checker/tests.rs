@@ -4,6 +4,8 @@
 mod changes;
 mod disks;
 mod filters;
+mod starts;
+mod troubles;
 
 use std::fs;
 use std::path::Path;
@@ -64,6 +66,11 @@ fn broken(parts: &[&str]) -> Vec<&'static str> {
     let history = history::read(&text).unwrap_or_else(|why| panic!("{why}"));
     let violations = check(&history);
     violations.iter().map(|found| found.promise.id).collect()
+}
+
+/// A fault that holds up somebody's link.
+fn outage(actor: &str, lasts_ms: u64) -> String {
+    format!("{{\"outage\":{{\"actor\":\"{actor}\",\"is_up\":null,\"lasts_ms\":{lasts_ms}}}}}")
 }
 
 #[track_caller]
@@ -170,7 +177,7 @@ fn after_a_confirmed_ack_an_event_does_not_come_again() {
     let early = "9 d attaches op=30 subscription=s\n9 d attached op=30\n";
     let soon = AGAIN.replace("30 c", "30 d");
     let late_again = AGAIN.replace("30 c", "6000 d");
-    let trouble = "20 n troubled what=outage until_ms=5000\n";
+    let trouble = format!("20 n troubled what={} until_ms=5000\n", outage("d", 4_980));
     check_broken(&[
         ("again", &[ONE, GOT, ACKED, CONFIRMED, AGAIN], &["I5"]),
         (
@@ -200,7 +207,7 @@ fn after_a_confirmed_ack_an_event_does_not_come_again() {
         ),
         (
             "and was for long",
-            &[early, ONE, GOT, ACKED, CONFIRMED, trouble, &late_again],
+            &[early, ONE, GOT, ACKED, CONFIRMED, &trouble, &late_again],
             &[],
         ),
         (
@@ -335,7 +342,7 @@ fn events_are_stored_as_sent_and_first_offered_as_stored() {
         "13 c delivered subscription=s topic=t position=6 sequence=2 attempt=1 n=2 hash=7\n";
     let another = two.replace("producer=a", "producer=b");
     let gone = "40012 c detached subscription=s\n";
-    let cut = "40012 n troubled what=cut until_ms=40012\n";
+    let cut = "40012 n troubled what={\"cut\":{\"actor\":\"c\"}} until_ms=40012\n";
     let helper = "9 d attaches op=30 subscription=s\n9 d attached op=30\n";
     let late = |text: &str| text.replace("    1", "    4001");
     let late_line = |text: &str| format!("400{text}");
@@ -383,7 +390,10 @@ fn requests_are_answered_once_and_before_long() {
     let stranger = answer.replace("11 p", "11 q");
     let nobody = "11 p published op=77 sequence=1 is_duplicate=false\n";
     let other = "11 p done op=10 id=4\n";
-    let trouble = "12 n troubled what=cut until_ms=20000\n";
+    let trouble = |who| {
+        let what = outage(who, 19_988);
+        format!("12 n troubled what={what} until_ms=20000\n")
+    };
     let over = "100000 o over\n";
     let dies = "12 p dies\n";
     let down = "12 broker crashed life=1 cause=kill\n";
@@ -396,7 +406,8 @@ fn requests_are_answered_once_and_before_long() {
         ("by another's", &[ask, other], &["I2"]),
         ("asked twice", &[ask, ask], &["I2"]),
         ("late", &[ask, &late], &["I17"]),
-        ("late after a fault", &[ask, trouble, &late], &[]),
+        ("late after a fault", &[ask, &trouble("p"), &late], &[]),
+        ("on another's link", &[ask, &trouble("c"), &late], &["I17"]),
         ("late after a life", &[ask, down, up, &late], &[]),
         ("never", &[ask, over], &["I17"]),
         ("by the dead", &[ask, dies, over], &[]),
@@ -424,78 +435,6 @@ fn everything_drains_and_a_broker_stops_and_starts() {
         ),
         ("never came", &[dead], &["I17"]),
     ]);
-}
-
-#[test]
-fn a_start_loses_nothing_and_a_refused_one_changes_nothing() {
-    let refused = "
-        20 broker crashed life=1 cause=power
-        20 broker image life=2 digest=5
-        21 broker starts life=2
-        22 broker refuses life=2 why=torn
-    ";
-    let same = "23 broker image life=2 digest=5\n";
-    let other = "23 broker image life=2 digest=6\n";
-    let changed = "
-        20 broker crashed life=1 cause=power
-        20 broker image life=2 digest=5
-        21 broker starts life=2
-        22 broker serves life=2 interval_ms=50
-        23 broker image life=3 digest=6
-    ";
-    check_broken(&[
-        ("refused", &[refused, same], &["I20"]),
-        ("and changed", &[refused, other], &["I20", "I20"]),
-        ("a start that serves", &[changed], &[]),
-    ]);
-}
-
-// Only what was kept for it lets a start work on a full disk.
-#[test]
-fn a_start_on_a_full_disk_is_refused_only_where_no_room_was_kept_for_it() {
-    let ended = "19 broker crashed life=1 cause=kill\n";
-    let power = "19 broker crashed life=1 cause=power\n";
-    let full = "20 stage troubled what={\"disk\":{\"full\":{\"left_bytes\":0,\"lasts_ms\":50}}} until_ms=70\n";
-    let starts = "20 broker starts life=2\n";
-    let refuses = "21 broker refuses life=2 why=full\n";
-    let later = "71 broker starts life=3\n72 broker refuses life=3 why=full\n";
-    check_broken(&[
-        ("room was kept", &[ended, full, starts, refuses], &["I20"]),
-        ("given back", &[ended, starts, full, refuses], &[]),
-        ("over", &[ended, starts, full, refuses, later], &["I20"]),
-        ("the power went", &[power, full, starts, refuses], &[]),
-    ]);
-    let first = [
-        "0 broker starts life=1\n",
-        full,
-        "21 broker refuses life=1 why=full\n",
-    ];
-    let first = history::read(&first.concat()).expect("a history");
-    assert_eq!(check(&first), [], "none was kept before the first life");
-}
-
-#[test]
-fn what_came_late_may_have_been_answered_late() {
-    let outage = |actor: &str, lasts_ms: u64| {
-        format!(
-            "9 stage troubled what={{\"outage\":{{\"actor\":\"{actor}\",\"is_up\":false,\"lasts_ms\":{lasts_ms}}}}} until_ms=12\n"
-        )
-    };
-    let came_again = |trouble: &str| broken(&[trouble, ONE, GOT, ACKED, CONFIRMED, AGAIN]);
-    assert_eq!(came_again(""), ["I5"]);
-    assert_eq!(came_again(&outage("c", 29_999)), ["I5"]);
-    assert_eq!(came_again(&outage("d", 30_000)), ["I5"]);
-    assert_eq!(came_again(&outage("c", 30_000)), Vec::<&str>::new());
-    // An earlier hand-out to another consumer comes once its link works again.
-    let to_another = AGAIN.replace("30 c delivered", "9000 d delivered");
-    let attached = "
-        6 d attaches op=6 subscription=s
-        6 d attached op=6
-    ";
-    let came_to_another =
-        |trouble: &str| broken(&[attached, trouble, ONE, GOT, ACKED, CONFIRMED, &to_another]);
-    assert_eq!(came_to_another(&outage("d", 29_999)), ["I5"]);
-    assert_eq!(came_to_another(&outage("d", 30_000)), Vec::<&str>::new());
 }
 
 #[test]

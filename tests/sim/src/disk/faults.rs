@@ -4,29 +4,32 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-/// What is asked of a disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Operation {
-    /// A file is opened that is there.
-    Open,
-    /// A file is made, or emptied.
-    Create,
-    /// A folder is made, listed or removed.
-    Folder,
-    /// Bytes or the length are read.
-    Read,
-    /// Bytes are written.
-    Write,
-    /// Room is taken, or the length changed.
-    Size,
-    /// A file is synced.
-    Sync,
-    /// A folder is synced.
-    SyncFolder,
-    /// A file gets another name, or loses its own.
-    Name,
-    /// A folder is held or locked.
-    Hold,
+use crate::history::{Blow, words};
+
+words! {
+    /// What is asked of a disk.
+    Operation {
+        /// A file is opened that is there.
+        Open "open",
+        /// A file is made, or emptied.
+        Create "create",
+        /// A folder is made, listed or removed.
+        Folder "folder",
+        /// Bytes or the length are read.
+        Read "read",
+        /// Bytes are written.
+        Write "write",
+        /// Room is taken, or the length changed.
+        Size "size",
+        /// A file is synced.
+        Sync "sync",
+        /// A folder is synced.
+        SyncFolder "sync-folder",
+        /// A file gets another name, or loses its own.
+        Name "name",
+        /// A folder is held or locked.
+        Hold "hold",
+    }
 }
 
 /// How an operation fails.
@@ -39,6 +42,13 @@ pub enum Failing {
 }
 
 impl Failing {
+    pub(super) fn blow(self) -> Blow {
+        match self {
+            Self::Io => Blow::Io,
+            Self::NoFiles => Blow::NoFiles,
+        }
+    }
+
     pub(super) fn error(self) -> io::Error {
         // As Linux numbers them: EIO and EMFILE.
         io::Error::from_raw_os_error(match self {

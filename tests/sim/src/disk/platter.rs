@@ -9,6 +9,7 @@ use super::content::{Change, Content, PAGE};
 use super::faults::{Failing, Fault, Operation, Shape};
 use super::names::{Entry, Names, Tree};
 use super::survival::{Draw, End};
+use crate::history::Blow;
 
 /// How many times as long a sync takes.
 const SYNC: u32 = 8;
@@ -19,14 +20,18 @@ pub(super) struct Platter {
     nodes: BTreeMap<u64, Node>,
     names: Names,
     next: u64,
-    pub(super) room: u64,
+    room: u64,
+    /// What others leave of it, by what ends that.
+    rooms: BTreeMap<u64, u64>,
     pub(super) faults: BTreeMap<u64, Fault>,
-    faults_begun: u64,
+    begun: u64,
+    /// Operations that failed by plan and of which nobody was told.
+    struck: Vec<Struck>,
     pub(super) slow: u32,
-    /// How long a sync takes at most, if that is more than it takes anyway.
-    pub(super) sync_max: Duration,
-    /// Folders with another name than their own, and that.
-    pub(super) moved: Vec<(PathBuf, PathBuf)>,
+    /// How long a sync takes at most, if that is more than it takes anyway, by what ends that.
+    syncs_max: BTreeMap<u64, Duration>,
+    /// Folders with another name than their own, by what ends it.
+    moved: BTreeMap<u64, Moved>,
     pub(super) operations: u64,
     pub(super) ends_at: Option<(u64, End)>,
     /// The life that there is, or was last.
@@ -47,6 +52,25 @@ struct Node {
     open: usize,
 }
 
+/// A folder that has another name for a while.
+#[derive(Clone)]
+struct Moved {
+    folder: PathBuf,
+    aside: PathBuf,
+    is_over: bool,
+}
+
+/// An operation that failed by plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Struck {
+    /// What was asked.
+    pub on: Operation,
+    /// Why it failed.
+    pub by: Blow,
+    /// On what.
+    pub path: PathBuf,
+}
+
 /// An operation that has begun.
 pub(super) struct Begun {
     pub(super) number: u64,
@@ -57,15 +81,17 @@ impl Platter {
     pub(super) fn new(shape: Shape) -> Self {
         Self {
             room: shape.room,
+            rooms: BTreeMap::new(),
             shape,
             nodes: BTreeMap::new(),
             names: Names::default(),
             next: 0,
             faults: BTreeMap::new(),
-            faults_begun: 0,
+            begun: 0,
+            struck: Vec::new(),
             slow: 1,
-            sync_max: Duration::ZERO,
-            moved: Vec::new(),
+            syncs_max: BTreeMap::new(),
+            moved: BTreeMap::new(),
             operations: 0,
             ends_at: None,
             life: 0,
@@ -118,7 +144,12 @@ impl Platter {
         let part = self.draw(number).among("time", 0, 1025);
         let part = u32::try_from(part).unwrap_or_default();
         let longest = match on {
-            Operation::Sync => longest.saturating_mul(self.slow).max(self.sync_max),
+            Operation::Sync => {
+                let longest = longest.saturating_mul(self.slow);
+                self.syncs_max
+                    .values()
+                    .fold(longest, |one, other| one.max(*other))
+            }
             _ => longest.saturating_mul(self.slow),
         };
         let time = longest * part / 1024;
@@ -135,6 +166,7 @@ impl Platter {
         let mut faults = self.faults.values_mut();
         let struck = faults.find_map(|fault| fault.strikes_now(on, path).then_some(fault.failing));
         let failing = struck?;
+        self.note_struck(on, failing.blow(), path);
         if let (Failing::Io, Some((node, change))) = (failing, writes) {
             let part = self.part(change, self.operations);
             let _ = self.write(node, part);
@@ -170,15 +202,111 @@ impl Platter {
         self.locks.clear();
     }
 
+    /// Something was asked on this path and failed, not by the broker's doing.
+    pub(super) fn note_struck(&mut self, on: Operation, by: Blow, path: &Path) {
+        let struck = Struck {
+            on,
+            by,
+            path: path.to_owned(),
+        };
+        if !self.struck.contains(&struck) {
+            self.struck.push(struck);
+        }
+    }
+
+    pub(super) fn take_struck(&mut self) -> Vec<Struck> {
+        std::mem::take(&mut self.struck)
+    }
+
+    // What another thing that goes wrong is ended by.
+    fn begins(&mut self) -> u64 {
+        self.begun += 1;
+        self.begun
+    }
+
     pub(super) fn inject(&mut self, fault: Fault) -> u64 {
-        self.faults_begun += 1;
-        let number = self.faults_begun;
+        let number = self.begins();
         self.faults.insert(number, fault);
         number
     }
 
-    pub(super) fn leave_all_room(&mut self) {
-        self.room = self.shape.room;
+    pub(super) fn leave_room(&mut self, bytes: u64) -> u64 {
+        let number = self.begins();
+        let room = self.used() + bytes;
+        self.rooms.insert(number, room);
+        number
+    }
+
+    pub(super) fn slow_syncs(&mut self, up_to: Duration) -> u64 {
+        let number = self.begins();
+        self.syncs_max.insert(number, up_to);
+        number
+    }
+
+    pub(super) fn move_away(&mut self, folder: &Path) -> Option<u64> {
+        let mut aside = folder.as_os_str().to_owned();
+        aside.push(".moved");
+        let aside = PathBuf::from(aside);
+        if !self.move_folder(folder, &aside) {
+            return None;
+        }
+        let number = self.begins();
+        let moved = Moved {
+            folder: folder.to_owned(),
+            aside,
+            is_over: false,
+        };
+        self.moved.insert(number, moved);
+        Some(number)
+    }
+
+    pub(super) fn move_back(&mut self) {
+        self.moved
+            .values_mut()
+            .for_each(|moved| moved.is_over = true);
+        self.come_back();
+        self.moved.clear();
+    }
+
+    // What lies in a folder that is away waits for that one, which was moved after it.
+    fn come_back(&mut self) {
+        let over = self.moved.iter().rev().filter(|(_, moved)| moved.is_over);
+        let over: Vec<(u64, Moved)> = over
+            .map(|(number, moved)| (*number, moved.clone()))
+            .collect();
+        for (number, moved) in over {
+            if self.move_folder(&moved.aside, &moved.folder) {
+                self.moved.remove(&number);
+            }
+        }
+    }
+
+    pub(super) fn lift(&mut self, number: u64) {
+        self.faults.remove(&number);
+        self.rooms.remove(&number);
+        self.syncs_max.remove(&number);
+        if let Some(moved) = self.moved.get_mut(&number) {
+            moved.is_over = true;
+            self.come_back();
+        }
+    }
+
+    pub(super) fn heal(&mut self) {
+        self.move_back();
+        self.faults.clear();
+        self.rooms.clear();
+        self.syncs_max.clear();
+        self.slow = 1;
+    }
+
+    pub(super) fn set_room(&mut self, bytes: u64) {
+        self.room = bytes;
+    }
+
+    fn room(&self) -> u64 {
+        self.rooms
+            .values()
+            .fold(self.room, |one, other| one.min(*other))
     }
 
     pub(super) fn unreadable(&self) -> Vec<PathBuf> {
@@ -364,7 +492,7 @@ impl Platter {
 
     pub(super) fn free_bytes(&self, path: &Path) -> io::Result<u64> {
         self.folder(path)?;
-        Ok(self.room.saturating_sub(self.used()))
+        Ok(self.room().saturating_sub(self.used()))
     }
 
     pub(super) fn lock(&mut self, path: &Path) -> io::Result<Option<u64>> {
@@ -470,7 +598,7 @@ impl Platter {
     }
 
     fn free_pages(&self) -> usize {
-        let free = self.room.saturating_sub(self.used());
+        let free = self.room().saturating_sub(self.used());
         usize::try_from(free).unwrap_or(usize::MAX) / PAGE
     }
 

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tidegate_simulated::auth::Policy;
 use tidegate_simulated::broker::{BrokerOptions, CheckpointDue, PluginQuotas};
@@ -22,7 +23,8 @@ use crate::scheduler::{mix, text};
 use crate::simulation::{self, Point};
 
 /// What may differ between runs.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Sizes {
     /// Of a file of the journal.
     pub journal_file_bytes: u64,

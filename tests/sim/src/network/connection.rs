@@ -296,6 +296,16 @@ impl Shared {
         });
     }
 
+    pub(super) fn is_to_be_cut(&self) -> bool {
+        self.change(|state, _| {
+            let mut ways = state.ways.iter();
+            ways.any(|way| {
+                way.cut_after
+                    .is_some_and(|after| !way.is_lost && way.bytes < after)
+            })
+        })
+    }
+
     pub(super) fn begin_outage(&self, side: usize, outage: Outage) {
         self.change(|state, wake| state.begin_outage(side, outage, wake));
     }

@@ -115,55 +115,6 @@ impl DiskFault {
             | Self::Moved { lasts_ms, .. } => *lasts_ms,
         }
     }
-
-    /// Whether a start may be refused for it.
-    #[must_use]
-    pub fn may_refuse_a_start(&self) -> bool {
-        matches!(self, Self::Errors { .. } | Self::NoFiles { .. })
-    }
-
-    /// Whether it strikes what is written.
-    #[must_use]
-    pub fn strikes_writes(&self) -> bool {
-        match self {
-            Self::Errors { on, .. } => !matches!(on, Strikes::Read | Strikes::Open),
-            Self::NoFiles { .. } | Self::Full { .. } => true,
-            Self::SlowSyncs { .. } | Self::Moved { .. } => false,
-        }
-    }
-
-    /// Whether `condition` may hold for it.
-    #[must_use]
-    pub fn may_cause(&self, condition: &str) -> bool {
-        let causes: &[&str] = match self {
-            Self::Full { .. } => &["disk_full", "journal_full", "checkpoint_fails"],
-            Self::Errors {
-                on: Strikes::Read | Strikes::Open,
-                ..
-            } => &[
-                "unreadable",
-                "checkpoint_fails",
-                "journal_full",
-                "store_failed",
-            ],
-            Self::Errors { .. } => &["store_failed", "checkpoint_fails", "journal_full"],
-            Self::NoFiles { .. } => &[
-                "out_of_files",
-                "unreadable",
-                "checkpoint_fails",
-                "journal_full",
-            ],
-            Self::SlowSyncs { .. } => &[],
-            Self::Moved { .. } => &[
-                "folder_lost",
-                "journal_file_lost",
-                "checkpoint_fails",
-                "journal_full",
-                "unreadable",
-            ],
-        };
-        causes.contains(&condition)
-    }
 }
 
 impl Strikes {

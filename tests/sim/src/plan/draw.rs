@@ -9,7 +9,8 @@ use super::{
     Actor, Consuming, Crash, Fault, How, Link, Moment, Plan, Publishing, Role, Says, Subscription,
     Timed, Topic,
 };
-use crate::scheduler::{mix, text};
+use crate::life::Sizes;
+use crate::scheduler::{Manner, mix, text};
 
 /// How often which of several things is drawn: pairs of a thing and its part of the sum.
 pub type Weights<'a, T> = &'a [(T, u64)];
@@ -88,6 +89,8 @@ impl Draw {
         let actors: Vec<Actor> = publishers.chain(consumers).collect();
         Plan {
             seed: self.seed,
+            sizes: Some(Sizes::of(self.seed)),
+            manner: Some(Manner::of(self.seed)),
             lasts_ms,
             disk: self.disk(),
             faults: self.all_faults(lasts_ms, &actors),

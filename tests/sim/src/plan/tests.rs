@@ -13,6 +13,18 @@ fn a_plan_is_read_as_it_was_written() {
 }
 
 #[test]
+fn a_plan_from_before_there_were_sizes_is_read_with_those_of_its_seed() {
+    let plan = Plan::of(7);
+    let mut old = plan.clone();
+    (old.sizes, old.manner) = (None, None);
+    let json = old.to_json();
+    let lines = json.lines().filter(|line| !line.contains("null"));
+    let without: Vec<&str> = lines.collect();
+    assert!(without.len() < json.lines().count());
+    assert_eq!(Plan::from_json(&without.join("\n")), Ok(plan));
+}
+
+#[test]
 fn what_a_plan_names_is_in_it() {
     let plan = Plan::of(3);
     let json = plan.to_json();

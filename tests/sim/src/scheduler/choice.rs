@@ -6,8 +6,11 @@
 //! draws that have no memory that is the same as drawing one of those who are runnable each time; but each draws for itself, and none
 //! waits for ever.
 
+use serde::{Deserialize, Serialize};
+
 /// How the order of a run is chosen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Manner {
     /// Who comes first.
     pub order: Order,
@@ -16,7 +19,8 @@ pub struct Manner {
 }
 
 /// Who comes first of those who are runnable.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Order {
     /// Whoever has waited longest.
     InTurn,

@@ -14,6 +14,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::conditions::Watch;
+use super::disk_faults;
 use super::operator::OPERATOR;
 use super::{Stage, cause};
 use crate::actors::ADDRESS;
@@ -81,6 +82,7 @@ impl Stage {
         self.machine.disk.move_back();
         self.note_torn();
         self.note_image(number);
+        disk_faults::note_struck(&self.machine.disk, &self.scene.history);
         self.note(What::Starts { life: number });
         let life = match self.machine.begin().await {
             Ok(life) => life,
@@ -93,6 +95,7 @@ impl Stage {
             }
             Err(why) => {
                 let why = why.into();
+                disk_faults::note_struck(&self.machine.disk, &self.scene.history);
                 self.note(What::Refuses { life: number, why });
                 self.note_image(number);
                 self.rescue();
@@ -150,16 +153,19 @@ impl Stage {
             shutdown,
             accepts,
             operator,
-            watch: _,
+            watch,
             watches,
         } = serving;
         self.note(What::Stops { life: number });
-        drop((operator, watches));
+        drop(operator);
         self.scene.history.note(OPERATOR, What::Dies {});
         shutdown.cancel();
         // Which is over when all sessions have ended, or been left.
         let _ = accepts.ended().await;
         self.machine.stop(life).await;
+        // What ended before it should have while the broker stopped is told by its conditions only.
+        drop(watches);
+        watch.last_look();
         self.note(What::Stopped { life: number });
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tidegate_simulated::broker::Broker;
 use tokio::time::sleep;
 
+use super::disk_faults;
 use crate::disk::SimDisk;
 use crate::history::{History, Text, What};
 
@@ -44,9 +45,17 @@ impl Watch {
     /// Whether anything is wrong.
     pub(super) fn look(&self) -> bool {
         // What a broker says whose power is gone nobody hears.
-        if self.disk.is_off() {
-            return false;
-        }
+        !self.disk.is_off() && self.note()
+    }
+
+    /// Looks at one that has just stopped: what it said last.
+    pub(super) fn last_look(&self) {
+        self.note();
+    }
+
+    fn note(&self) -> bool {
+        // What it says may come of what has just failed.
+        disk_faults::note_struck(&self.disk, &self.history);
         let raised = self.broker.conditions().all().into_iter();
         let raised = raised.map(|raised| {
             let subject = raised.condition.subject().unwrap_or_default().to_owned();

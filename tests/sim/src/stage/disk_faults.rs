@@ -5,46 +5,46 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use crate::disk::{Failing, Fault, Operation, SimDisk};
+use crate::disk::{Failing, Fault, Operation, SimDisk, Struck};
+use crate::history::{History, What};
 use crate::plan::disk::DiskFault;
 use crate::simulation;
 
 /// Where the data directory is.
 const DATA: &str = "/data";
 
-/// Lets it happen from now on. How long it lasts, in milliseconds.
-pub(super) fn inject(disk: &SimDisk, fault: &DiskFault) -> u64 {
-    let begun = begin(disk, fault);
+/// Lets it happen from now on. How long it lasts, in milliseconds; `None` if it cannot happen now.
+pub(super) fn inject(disk: &SimDisk, fault: &DiskFault) -> Option<u64> {
+    let begun = begin(disk, fault)?;
     let (disk, lasts_ms) = (disk.clone(), fault.lasts_ms());
     let ends = async move {
         sleep(Duration::from_millis(lasts_ms)).await;
-        end(&disk, begun);
+        begun.into_iter().for_each(|number| disk.lift(number));
     };
     drop(simulation::start("disk fault", ends).detached());
-    lasts_ms
+    Some(lasts_ms)
 }
 
-enum Begun {
-    Faults(Vec<u64>),
-    Full,
-    SlowSyncs,
-    Moved,
+/// Says what has failed by plan since this was asked last.
+pub(super) fn note_struck(disk: &SimDisk, history: &History) {
+    for Struck { on, by, path } in disk.take_struck() {
+        let path = path.display().to_string().into();
+        history.note("disk", What::Struck { on, by, path });
+    }
 }
 
-fn begin(disk: &SimDisk, fault: &DiskFault) -> Begun {
-    match fault {
-        DiskFault::Full { left_bytes, .. } => {
-            disk.leave_room(*left_bytes);
-            Begun::Full
-        }
+// What it is ended by.
+fn begin(disk: &SimDisk, fault: &DiskFault) -> Option<Vec<u64>> {
+    Some(match fault {
+        DiskFault::Full { left_bytes, .. } => vec![disk.leave_room(*left_bytes)],
         DiskFault::Errors {
             on, path, times, ..
-        } => Begun::Faults(vec![disk.inject(Fault {
+        } => vec![disk.inject(Fault {
             on: on.operation(),
             path_has: path.clone(),
             times: *times,
             failing: Failing::Io,
-        })]),
+        })],
         DiskFault::NoFiles { .. } => {
             let no_files = |on| {
                 disk.inject(Fault {
@@ -54,24 +54,11 @@ fn begin(disk: &SimDisk, fault: &DiskFault) -> Begun {
                     failing: Failing::NoFiles,
                 })
             };
-            Begun::Faults(vec![no_files(Operation::Open), no_files(Operation::Create)])
+            vec![no_files(Operation::Open), no_files(Operation::Create)]
         }
         DiskFault::SlowSyncs { up_to_ms, .. } => {
-            disk.slow_syncs(Duration::from_millis(*up_to_ms));
-            Begun::SlowSyncs
+            vec![disk.slow_syncs(Duration::from_millis(*up_to_ms))]
         }
-        DiskFault::Moved { folder, .. } => {
-            disk.move_away(&Path::new(DATA).join(folder));
-            Begun::Moved
-        }
-    }
-}
-
-fn end(disk: &SimDisk, begun: Begun) {
-    match begun {
-        Begun::Faults(faults) => faults.into_iter().for_each(|fault| disk.lift(fault)),
-        Begun::Full => disk.leave_all_room(),
-        Begun::SlowSyncs => disk.slow_syncs(Duration::ZERO),
-        Begun::Moved => disk.move_back(),
-    }
+        DiskFault::Moved { folder, .. } => vec![disk.move_away(&Path::new(DATA).join(folder))?],
+    })
 }

@@ -5,7 +5,7 @@ use crate::history;
 use crate::plan::Plan;
 
 fn report(plan: &Plan) -> Report {
-    let report = examine(plan, Options::of(plan.seed));
+    let report = examine(plan, plan.options());
     if let Some(failed) = report.failed(plan) {
         panic!("{failed}");
     }
@@ -36,7 +36,7 @@ fn a_run_without_an_end_breaks_a_promise_and_tells_all_that_is_needed_to_see_it(
     let plan = Plan::of(1);
     let options = Options {
         steps_max: 500,
-        ..Options::of(1)
+        ..plan.options()
     };
     let report = examine(&plan, options);
     assert_eq!(report.steps, 500);

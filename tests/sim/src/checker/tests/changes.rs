@@ -276,7 +276,7 @@ fn consumers_are_told_that_nothing_comes() {
     let other = "8 c hears subscription=s why=lost\n";
     let soon = "10000 o resumes op=7 subscription=s\n";
     let later = "30000 o resumes op=7 subscription=s\n";
-    let trouble = "20000 n troubled what=cut until_ms=20000\n";
+    let trouble = "20000 n troubled what={\"cut\":{\"actor\":\"c\"}} until_ms=20000\n";
     let detached = "9 c detached subscription=s\n";
     check_broken(&[
         ("told", &[PAUSED, hears, later], &[]),

@@ -1,6 +1,6 @@
 //! Disks that fail.
 
-use super::check_broken;
+use super::{GOT, ONE, check_broken, outage};
 
 const FULL: &str = r#"
     20 stage troubled what={"disk":{"full":{"left_bytes":0,"lasts_ms":5000}}} until_ms=5020
@@ -8,8 +8,11 @@ const FULL: &str = r#"
 const ERRORS: &str = r#"
     20 stage troubled what={"disk":{"errors":{"on":"sync","path":"","times":1,"lasts_ms":1000}}} until_ms=1020
 "#;
-const CUT: &str = r#"20 stage troubled what={"cut":{"actor":"c"}} until_ms=20
+const MOVED: &str = r#"
+    20 stage troubled what={"disk":{"moved":{"folder":"store","lasts_ms":1000}}} until_ms=1020
 "#;
+/// A sync of the journal fails.
+const STRUCK: &str = "1019 disk struck on=sync by=io path=/data/store/journal/1.log\n";
 const REFUSED: &str = "
     3000 c flushes op=20 subscription=s
     3001 c not-confirmed op=20 code=refused:%20full
@@ -20,6 +23,13 @@ const OVER: &str = "
     1032 broker drained subscription=s
     1032 broker drained subscription=f
     1040 o over
+";
+/// The next life.
+const AGAIN: &str = "
+    1025 broker stops life=1
+    1025 broker stopped life=1
+    1025 broker starts life=2
+    1025 broker serves life=2 interval_ms=50
 ";
 
 #[test]
@@ -35,44 +45,158 @@ fn a_full_disk_refuses_publishes_and_nothing_else() {
              3001 c not-attached op=20 code=refused:%20no\n"
         )
     };
+    let came = "
+        2999 o creates-subscription op=19 subscription=g topic=t start=latest ack_deadline_ms=30000
+        3000 c attaches op=20 subscription=g
+        3000 o done op=19 id=9
+        3001 c not-attached op=20 code=refused:%20no
+    ";
+    let begun = FULL
+        .replace("20 stage", "3000 stage")
+        .replace("until_ms=5020", "until_ms=8000");
+    let asked = REFUSED.replace("3000 c", "2999 c");
+    let (asks, is_refused) = asked.trim().split_once('\n').expect("two lines");
     check_broken(&[
         ("an ack is refused", &[FULL, REFUSED], &["I18"]),
         ("a publish is", &[FULL, published], &[]),
         ("an ack is not heard of", &[FULL, &lost], &[]),
         ("a consumer is", &[FULL, &attaches("s")], &["I18"]),
         ("of what is not there", &[FULL, &attaches("gone")], &[]),
+        ("of what came since", &[FULL, came], &[]),
         ("an ack, when more is wrong", &[FULL, ERRORS, REFUSED], &[]),
+        (
+            "an ack, when more was in another life",
+            &[ERRORS, AGAIN, &begun, &REFUSED.replace("300", "310")],
+            &["I18"],
+        ),
+        (
+            "an ack from before it was",
+            &[&format!("{asks}\n"), &begun, is_refused, "\n"],
+            &[],
+        ),
     ]);
     let late = REFUSED.replace("300", "900");
     check_broken(&[("an ack, later", &[FULL, &late], &[])]);
 }
 
 #[test]
-fn what_is_wrong_has_a_cause_and_ends_with_it() {
-    let is_over = "1031 broker is-over condition=store_failed\n";
-    let again = "
-        1031 broker stops life=1
-        1031 broker stopped life=1
-        1031 broker starts life=2
-        1031 broker serves life=2 interval_ms=50
+fn what_was_answered_is_handed_out_while_a_disk_is_full() {
+    let one = ONE.replace("    1", "    1600");
+    let got = GOT.replace("12 c", "16014 c");
+    let acked = "16015 c says subscription=s position=5 answer=ack\n";
+    let full = FULL
+        .replace("20 stage", "16020 stage")
+        .replace("5020", "28020");
+    let later = "23000 c flushes op=30 subscription=s\n";
+    let busy = "
+        15990 p publishes op=20 producer=a topic=t n=2 hash=7
+        15991 p published op=20 sequence=2 is_duplicate=false
+        15992 c delivered subscription=s topic=t position=4 sequence=2 attempt=1 n=2 hash=7
     ";
-    let late = FAILED.replace("1030", "99000");
-    let died = "1030 broker is-wrong condition=task_died%20router why=no\n";
+    let outage = format!(
+        "16021 stage troubled what={} until_ms=17021\n",
+        outage("c", 1_000)
+    );
+    let paused = "16021 o pauses op=31 subscription=s why=x\n16022 o done op=31 id=0\n";
+    let short = full.replace("28020", "20020");
     check_broken(&[
-        ("for nothing", &[FAILED], &["I22"]),
-        ("for what cannot cause it", &[CUT, FAILED], &["I22"]),
-        ("a full disk ends no writing", &[FULL, FAILED], &["I22"]),
-        ("a task dies of nothing", &[ERRORS, died], &["I22"]),
-        ("with a cause", &[ERRORS, FAILED], &[]),
-        ("long after it", &[ERRORS, &late], &["I22"]),
-        ("for ever", &[ERRORS, FAILED, OVER], &["I22"]),
-        ("until it is over", &[ERRORS, FAILED, is_over, OVER], &[]),
-        ("until a restart", &[ERRORS, FAILED, again, OVER], &[]),
+        ("it was", &[&one, &got, acked, &full, later], &[]),
+        ("it was not", &[&one, &full, later], &["I18"]),
+        (
+            "to one who has something in hand",
+            &[busy, &one, &full, later],
+            &[],
+        ),
+        (
+            "over a link that was silent",
+            &[&one, &full, &outage, later],
+            &[],
+        ),
+        (
+            "of a subscription that stands still",
+            &[&one, &full, paused, later],
+            &[],
+        ),
+        ("for less long", &[&one, &short, later], &[]),
     ]);
 }
 
 #[test]
-fn a_disk_that_fails_may_have_a_start_refused() {
+fn what_is_wrong_has_a_cause() {
+    let late = FAILED.replace("1030", "17000");
+    let died = "1030 broker is-wrong condition=task_died%20router why=no\n";
+    let sealed = STRUCK.replace("journal/1.log", "sealed/1");
+    let read = STRUCK.replace("on=sync", "on=read");
+    let no_room = STRUCK.replace("by=io", "by=no-room");
+    let checkpoint = FAILED.replace("store_failed", "checkpoint_fails");
+    let unreadable = FAILED.replace("store_failed", "unreadable%20a");
+    let journal_full = FAILED.replace("store_failed", "journal_full");
+    let lost = FAILED.replace("store_failed", "folder_lost");
+    check_broken(&[
+        ("for nothing", &[FAILED], &["I22"]),
+        ("for what never struck", &[ERRORS, FAILED], &["I22"]),
+        ("of the journal", &[ERRORS, STRUCK, FAILED], &[]),
+        ("of another folder", &[ERRORS, &sealed, FAILED], &["I22"]),
+        (
+            "but a checkpoint may fail",
+            &[ERRORS, &sealed, &checkpoint],
+            &[],
+        ),
+        ("a read ends no writing", &[ERRORS, &read, FAILED], &["I22"]),
+        (
+            "but something is unreadable",
+            &[ERRORS, &read, &unreadable],
+            &[],
+        ),
+        (
+            "which no write is",
+            &[ERRORS, STRUCK, &unreadable],
+            &["I22"],
+        ),
+        ("nor does want of room", &[FULL, &no_room, FAILED], &["I22"]),
+        ("a task dies of nothing", &[ERRORS, STRUCK, died], &["I22"]),
+        ("long after it", &[ERRORS, STRUCK, &late], &["I22"]),
+        (
+            "in the life before",
+            &[ERRORS, STRUCK, AGAIN, FAILED],
+            &["I22"],
+        ),
+        ("a folder is away", &[MOVED, &lost], &[]),
+        ("none is", &[ERRORS, STRUCK, &lost], &["I22"]),
+        (
+            "a journal fills up while checkpoints fail",
+            &[ERRORS, &sealed, &checkpoint, &journal_full],
+            &[],
+        ),
+        (
+            "and not otherwise",
+            &[ERRORS, &sealed, &journal_full],
+            &["I22"],
+        ),
+    ]);
+}
+
+#[test]
+fn what_is_wrong_ends_with_its_cause() {
+    let is_over = "1031 broker is-over condition=store_failed\n";
+    let again = AGAIN.replace("1025", "1031");
+    check_broken(&[
+        ("for ever", &[ERRORS, STRUCK, FAILED, OVER], &["I22"]),
+        (
+            "until it is over",
+            &[ERRORS, STRUCK, FAILED, is_over, OVER],
+            &[],
+        ),
+        (
+            "until a restart",
+            &[ERRORS, STRUCK, FAILED, &again, OVER],
+            &[],
+        ),
+    ]);
+}
+
+#[test]
+fn what_the_power_left_that_is_never_read_may_have_a_start_refused() {
     let refused = "
         500 broker crashed life=1 cause=kill
         500 broker image life=2 digest=1
@@ -84,23 +208,11 @@ fn a_disk_that_fails_may_have_a_start_refused() {
         "510 broker image life=2 digest=1",
         "510 broker image life=2 digest=2",
     );
-    let late = refused.replace("500", "5000").replace("510", "5010");
-    let starts = "500 broker starts life=2\n";
-    let fills = FULL.trim().replacen("20", "501", 1);
-    let filled = refused.replace(starts, &format!("{starts}{fills}\n"));
     let torn = "500 broker torn files=/data/a\n";
     let rescued = "500 broker rescued files=/data/a\n";
-    let reads = ERRORS.replace("sync", "read");
     check_broken(&[
-        ("it fails", &[ERRORS, refused], &[]),
-        ("it has failed", &[ERRORS, &late], &["I20"]),
-        ("it is full", &[FULL, refused], &["I20"]),
-        ("it fills in the middle", &[&filled], &[]),
         ("it never reads it", &[torn, refused], &[]),
         ("it was copied", &[torn, rescued, refused], &["I20"]),
-        ("it fails at a write", &[ERRORS, &changed], &[]),
-        ("it fails at a read", &[&reads, refused], &[]),
-        ("and something changes", &[&reads, &changed], &["I20"]),
         (
             "it never reads it, and changes",
             &[torn, &changed],

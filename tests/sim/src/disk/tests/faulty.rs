@@ -9,7 +9,8 @@ use tidegate_simulated::disk::FileSystem;
 use tokio::time::Instant;
 
 use super::{FOLDER, disk, found, lasting, path};
-use crate::disk::{End, Failing, Fault, Operation, Shape, SimDisk};
+use crate::disk::{End, Failing, Fault, Operation, Shape, SimDisk, Struck};
+use crate::history::Blow;
 use crate::scheduler::{Options, run};
 use crate::simulation;
 
@@ -290,9 +291,12 @@ fn what_others_do_to_it_ends_as_it_began() {
     let file = lasting(&life, "file", b"old");
     let free = || life.free_bytes(Path::new(FOLDER)).unwrap();
     let before = free();
-    disk.leave_room(4096);
+    let most = disk.leave_room(4096);
+    let all = disk.leave_room(0);
+    assert_eq!(free(), 0);
+    disk.lift(all);
     assert_eq!(free(), 4096);
-    disk.leave_all_room();
+    disk.lift(most);
     assert_eq!(free(), before);
     let often = Fault {
         times: u32::MAX,
@@ -304,10 +308,51 @@ fn what_others_do_to_it_ends_as_it_began() {
     disk.lift(other);
     file.write_at(b"new", 0).unwrap();
     // The name is another's meanwhile, and nobody's afterwards.
-    assert!(disk.move_away(Path::new(FOLDER)) && !disk.move_away(Path::new(FOLDER)));
+    let moved = disk.move_away(Path::new(FOLDER)).expect("it is there");
+    assert_eq!(disk.move_away(Path::new(FOLDER)), None);
     assert!(life.read(&path("file")).is_err());
-    disk.move_back();
+    disk.lift(moved);
     assert_eq!(life.read(&path("file")).unwrap(), b"new");
+}
+
+#[test]
+fn a_folder_comes_back_into_one_that_was_moved_after_it() {
+    let (disk, life) = disk(Shape::of(1));
+    let inner = Path::new(FOLDER).join("inner");
+    life.create_dir(&inner).unwrap();
+    let inner_moved = disk.move_away(&inner).expect("it is there");
+    let moved = disk.move_away(Path::new(FOLDER)).expect("it is there");
+    disk.lift(inner_moved);
+    assert!(!life.is_dir(&inner));
+    disk.lift(moved);
+    assert!(life.is_dir(&inner));
+}
+
+#[test]
+fn what_failed_is_told_once_of_several_that_are_alike() {
+    let (disk, life) = disk(Shape::of(1));
+    let file = life.create(&path("file")).unwrap();
+    disk.inject(Fault {
+        times: 3,
+        ..fault(Operation::Write, Failing::Io)
+    });
+    for _ in 0..4 {
+        let _ = file.write_at(b"new", 0);
+    }
+    let all = disk.leave_room(0);
+    assert!(file.allocate(1 << 20).is_err());
+    disk.lift(all);
+    let struck = |on, by| Struck {
+        on,
+        by,
+        path: path("file"),
+    };
+    let expected = [
+        struck(Operation::Write, Blow::Io),
+        struck(Operation::Size, Blow::NoRoom),
+    ];
+    assert_eq!(disk.take_struck(), expected);
+    assert_eq!(disk.take_struck(), []);
 }
 
 #[test]
