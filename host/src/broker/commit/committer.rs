@@ -396,21 +396,26 @@ impl Committer {
     }
 
     fn sync_if_due(&mut self, is_asked: bool) -> Result<(), WriteError> {
-        let (journal, clock) = (&mut *self.journal, &self.clock);
-        if let Some(since) = self.unsynced.since {
-            let interval_over =
-                clock.instant().saturating_duration_since(since) >= self.settings.interval;
-            let ceiling_near = self.unsynced.events >= UNSYNCED_EVENTS_CEILING / 2;
-            let is_asked = is_asked && !planted!(AnsweredBeforeSync);
-            if is_asked || interval_over || ceiling_near {
-                let started = clock.instant();
-                if is_asked || ceiling_near || !planted!(IntervalForgotten) {
-                    journal.sync()?;
-                }
-                let took = clock.instant().saturating_duration_since(started);
-                self.metrics.synced(took);
-                self.unsynced = Unsynced::default();
-            }
+        let Some(since) = self.unsynced.since else {
+            return Ok(());
+        };
+        let clock = &self.clock;
+        let interval_over =
+            clock.instant().saturating_duration_since(since) >= self.settings.interval;
+        let ceiling_near = self.unsynced.events >= UNSYNCED_EVENTS_CEILING / 2;
+        if planted!(AnsweredBeforeSync) && !interval_over && !ceiling_near {
+            return Ok(());
+        }
+        if planted!(IntervalForgotten) && interval_over && !is_asked && !ceiling_near {
+            self.unsynced = Unsynced::default();
+            return Ok(());
+        }
+        if is_asked || interval_over || ceiling_near {
+            let started = clock.instant();
+            self.journal.sync()?;
+            let took = clock.instant().saturating_duration_since(started);
+            self.metrics.synced(took);
+            self.unsynced = Unsynced::default();
         }
         Ok(())
     }

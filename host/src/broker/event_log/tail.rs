@@ -210,8 +210,11 @@ impl Log {
         }
         let index = tail
             .blocks
-            .partition_point(|block| block.last_position() < from)
-            + usize::from(planted!(TailPassesOver) && tail.blocks.front()?.first_position < from);
+            .partition_point(|block| block.last_position() < from);
+        if planted!(TailPassesOver) && index > 0 {
+            let next = tail.blocks.iter().skip(index + 1).take(1);
+            return Some(next.cloned().collect());
+        }
         let mut bytes = 0;
         let blocks = tail.blocks.range(index..).take_while(|block| {
             let take = bytes < bytes_max;
