@@ -196,7 +196,8 @@ impl Changed {
         let consumers = self.consumers.iter();
         for ((who, _), (attached, told)) in consumers.filter(|((_, of), _)| of == subscription) {
             let waited = ms - quiet.max(*since).max(*attached);
-            if waited >= TOLD_MS && !(told.contains(&**why) && !told.is_empty()) {
+            let is_told = !told.is_empty() && told.contains(&**why);
+            if waited >= TOLD_MS && !is_told {
                 let says = format!(
                     "{subscription} has been paused for {waited} ms, and {who} was told: {told}"
                 );

@@ -18,9 +18,11 @@ const READ_BYTES: usize = 64 * 1024;
 /// How long after its last byte a connection is cut at most.
 const CUT_AFTER: Duration = Duration::from_millis(20);
 
+type Tells = dyn Fn(&[u8]) + Send + Sync;
+
 /// Hears what a client says first on each stream that it opens.
 #[derive(Clone)]
-pub(super) struct Opening(Arc<dyn Fn(&[u8]) + Send + Sync>);
+pub(super) struct Opening(Arc<Tells>);
 
 impl Opening {
     pub(super) fn new(tells: impl Fn(&[u8]) + Send + Sync + 'static) -> Self {
