@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tidegate_wire::frame::decode;
 use tidegate_wire::pb::{self, hello_reply, stream_open};
-use tidegate_wire::stream::{Connection, ConnectionEnd};
+use tidegate_wire::stream::{Connection, ConnectionEnd, ReceiveError, SendError};
 use tidegate_wire::{Limits, PROTOCOL_VERSION};
 use tokio::sync::SetOnce;
 use tokio::time::Instant;
@@ -151,7 +151,9 @@ pub(crate) async fn say_hello<C: Connection>(
 fn no_answer(error: StreamError) -> ConnectError {
     match error {
         StreamError::Frame(error) => ConnectError::Protocol(error.to_string()),
-        StreamError::Open(end) => ConnectError::Lost(end),
+        StreamError::Open(end)
+        | StreamError::Send(SendError::Lost(end))
+        | StreamError::Receive(ReceiveError::Lost(end)) => ConnectError::Lost(end),
         error => lost(&error.to_string()),
     }
 }

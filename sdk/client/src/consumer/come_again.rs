@@ -24,10 +24,10 @@ impl ComeAgain {
         }
     }
 
-    /// As which delivery the event of delivery `number`, at `position`, came again since; `None` if that is the newest.
-    pub(super) fn since(&self, position: u64, number: u64) -> Option<u64> {
-        let newest = self.newest.get(&position).copied();
-        newest.filter(|newest| *newest > number)
+    /// Whether the event of delivery `number`, at `position`, came again since.
+    pub(super) fn has_since(&self, position: u64, number: u64) -> bool {
+        let newest = self.newest.get(&position);
+        newest.is_some_and(|newest| *newest > number)
     }
 
     /// The newest of `position` is answered: what is said of any other is for the broker to judge.
@@ -48,18 +48,18 @@ mod tests {
     #[test]
     fn only_the_newest_delivery_of_an_event_is_answered() {
         let mut come_again = ComeAgain::default();
-        assert_eq!(come_again.since(7, 1), None, "it came once");
+        assert!(!come_again.has_since(7, 1), "it came once");
         come_again.add(7, 3);
         come_again.add(7, 5);
-        assert_eq!(come_again.since(7, 1), Some(5));
-        assert_eq!(come_again.since(7, 3), Some(5));
-        assert_eq!(come_again.since(7, 5), None);
-        assert_eq!(come_again.since(8, 1), None);
+        assert!(come_again.has_since(7, 1));
+        assert!(come_again.has_since(7, 3));
+        assert!(!come_again.has_since(7, 5));
+        assert!(!come_again.has_since(8, 1));
         come_again.settle(7);
-        assert_eq!(come_again.since(7, 1), None);
+        assert!(!come_again.has_since(7, 1));
         come_again.add(7, 9);
         come_again.forget_stream();
-        assert_eq!(come_again.since(7, 1), None);
+        assert!(!come_again.has_since(7, 1));
     }
 
     #[test]
@@ -68,7 +68,7 @@ mod tests {
         let last = POSITIONS_MAX as u64 + 1;
         (1..=last).for_each(|position| come_again.add(position, position + 1));
         assert_eq!(come_again.newest.len(), POSITIONS_MAX);
-        assert_eq!(come_again.since(1, 1), None, "the lowest is forgotten");
-        assert_eq!(come_again.since(last, 1), Some(last + 1));
+        assert!(!come_again.has_since(1, 1), "the lowest is forgotten");
+        assert!(come_again.has_since(last, 1));
     }
 }

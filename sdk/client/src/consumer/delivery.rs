@@ -106,8 +106,8 @@ impl Delivery {
         self.extend_by(Some(duration));
     }
 
-    /// Whether it is not this consumer's any more, as far as is known here: its ack deadline has passed, or its connection was
-    /// lost. Then it comes again or has gone to another consumer, and an answer changes nothing. `false` is no promise, since the
+    /// Whether it is not this consumer's any more, as far as is known here: its ack deadline has passed, its connection was lost, or it has
+    /// come again. Then it comes again or has gone to another consumer, and an answer changes nothing. `false` is no promise, since the
     /// answer takes its time to the broker, which decides.
     #[must_use]
     pub fn is_expired(&self) -> bool {

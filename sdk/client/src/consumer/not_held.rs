@@ -50,6 +50,15 @@ impl NotHeld {
         while self.ranges.len() > NOT_HELD_RANGES_MAX {
             self.ranges.pop_first();
         }
+        self.tell(range);
+    }
+
+    /// An answer to the event at `position` was late, which has come again since: the newest delivery of it may be held.
+    pub(super) fn add_earlier(&mut self, position: u64) {
+        self.tell(position..=position);
+    }
+
+    fn tell(&mut self, range: RangeInclusive<u64>) {
         match self.untold.len() < NOT_HELD_RANGES_MAX {
             true => self.untold.push(range),
             false => self.more = true,
@@ -113,6 +122,18 @@ mod tests {
         assert!(not_held.take_error().is_none());
         not_held.forget_stream();
         assert!(!not_held.names(6, 1));
+    }
+
+    #[test]
+    fn a_late_answer_to_an_earlier_delivery_says_nothing_of_the_newest() {
+        let mut not_held = NotHeld::default();
+        not_held.add(5..=5, 10);
+        not_held.add_earlier(5);
+        assert!(not_held.names(5, 10), "the broker has said so");
+        not_held.add_earlier(6);
+        assert!(!not_held.names(6, 1));
+        let error = not_held.take_error().expect("both").to_string();
+        assert!(error.starts_with("2 of the events"), "{error}");
     }
 
     #[test]

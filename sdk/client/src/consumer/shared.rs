@@ -304,12 +304,9 @@ impl Shared {
                 return;
             }
             let number = which.of_stream.map(|(_, number)| number);
-            if let Some(newest) =
-                number.and_then(|number| state.come_again.since(which.position, number))
-            {
+            if number.is_some_and(|number| state.come_again.has_since(which.position, number)) {
                 // By its position the broker would take it for an answer to what came since.
-                let position = which.position;
-                state.not_held.add(position..=position, newest - 1);
+                state.not_held.add_earlier(which.position);
                 return;
             }
             let wake = state.answers.is_empty();
@@ -371,6 +368,7 @@ impl Shared {
             if encoded.is_void {
                 // Nobody gets it here, and its credit is for another.
                 state.handed_over += 1;
+                state.ahead.pass_over(1);
                 state.wanted.passed_over(1);
                 state.taken_events += 1;
                 state.taken_bytes += encoded.bytes();
@@ -457,7 +455,7 @@ impl Shared {
         }
         if state.generation != generation
             || state.not_held.names(position, number)
-            || state.come_again.since(position, number).is_some()
+            || state.come_again.has_since(position, number)
         {
             return true;
         }

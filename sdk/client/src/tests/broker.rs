@@ -58,6 +58,8 @@ pub(super) enum Manner {
     Answers(hello_reply::Result),
     /// Closes it at once.
     Closes(ErrorCode, &'static str),
+    /// Gives up the hello stream of the first connection, which goes on, and answers those of others.
+    ForgetsFirst(hello_reply::Result),
 }
 
 /// The answer to a hello that is welcome.
@@ -119,10 +121,17 @@ impl<C: Connection, D> Broker<C, D> {
         let connections = Connections::default();
         let welcomed = Arc::clone(&connections);
         let serving = tokio::spawn(async move {
+            let mut is_first = true;
             while let Some(connection) = incoming.recv().await {
                 match manner.clone() {
                     Manner::Closes(code, reason) => connection.close(code as u32, reason),
-                    Manner::Answers(hello) => {
+                    Manner::ForgetsFirst(_) if std::mem::take(&mut is_first) => {
+                        tokio::spawn(async move {
+                            drop(connection.accept().await);
+                            connection.closed().await
+                        });
+                    }
+                    Manner::Answers(hello) | Manner::ForgetsFirst(hello) => {
                         let (streams, welcomed) = (stream_sender.clone(), Arc::clone(&welcomed));
                         tokio::spawn(serve(connection, hello, streams, welcomed));
                     }
@@ -230,14 +239,9 @@ impl<C: Connection> Stream<C> {
         self.send.finish();
     }
 
-    /// The broker takes nothing more, and says this at last.
-    pub(super) async fn end_with(mut self, message: &impl Message) {
-        drop(self.source);
-        self.queue.push(message);
-        while !self.queue.is_empty() {
-            soon(self.queue.send(&mut self.send)).await.unwrap();
-        }
-        self.send.finish();
+    /// The broker takes nothing more; what it still says is said by this.
+    pub(super) fn take_nothing_more(self) -> LastWords<C> {
+        LastWords(self.send, self.queue)
     }
 
     /// The next message; `None` when the client has finished its side.
@@ -249,6 +253,19 @@ impl<C: Connection> Stream<C> {
     /// The client has finished or reset its side.
     pub(super) async fn ended(&mut self) {
         while let Ok(Some(_)) = soon(self.source.next()).await {}
+    }
+}
+
+/// What a broker says that takes nothing more.
+pub(super) struct LastWords<C: Connection = MemoryConnection>(C::Send, FrameQueue);
+
+impl<C: Connection> LastWords<C> {
+    pub(super) async fn say(mut self, message: &impl Message) {
+        self.1.push(message);
+        while !self.1.is_empty() {
+            soon(self.1.send(&mut self.0)).await.unwrap();
+        }
+        self.0.finish();
     }
 }
 

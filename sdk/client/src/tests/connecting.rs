@@ -346,6 +346,13 @@ async fn a_goodbye_moves_new_streams_to_a_new_connection() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_broker_that_gives_the_hello_up_is_asked_again() {
+    let broker = Broker::start_with(Manner::ForgetsFirst(welcome(1)));
+    broker.client().await;
+    assert_eq!(broker.door.attempts.lock().unwrap().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_connection_closed_with_a_code_is_a_refusal() {
     let broker = Broker::start_with(Manner::Closes(ErrorCode::PermissionDenied, "not you"));
     let error = broker.connect(broker.options()).await.unwrap_err();

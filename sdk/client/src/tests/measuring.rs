@@ -101,13 +101,16 @@ async fn what_the_broker_refuses_is_told() {
     let (report, ()) = tokio::join!(soon(second.report()), answer(&mut stream, None));
     assert!(matches!(report, Err(MeasureError::Protocol(_))));
 
-    // Before it is asked.
+    // It takes the question no more, and says why after that.
     let (mut third, stream) = meter(&mut broker, &client).await;
-    let error = pb::Error::new(ErrorCode::Overloaded, "another has begun");
-    let answer = Some(Answer::Error(error));
-    stream.end_with(&pb::MeasureAnswer { answer }).await;
-    let error = soon(third.report()).await.unwrap_err();
-    assert!(error.to_string().contains("another has begun"), "{error}");
+    let last_words = stream.take_nothing_more();
+    let (report, ()) = tokio::join!(soon(third.report()), async {
+        tokio::task::yield_now().await;
+        let error = pb::Error::new(ErrorCode::Overloaded, "another has begun");
+        let answer = Some(Answer::Error(error));
+        last_words.say(&pb::MeasureAnswer { answer }).await;
+    });
+    assert_eq!(refused(report.unwrap_err()), ErrorCode::Overloaded);
 
     let (mut fourth, stream) = meter(&mut broker, &client).await;
     broker.drop_connections();
