@@ -8,7 +8,7 @@ mod repair;
 pub(super) mod replay;
 
 use std::collections::VecDeque;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use self::integrity_check::{Needed, Proof, Survey, Surveyed, survey, was_closed};
@@ -228,28 +228,7 @@ impl ExaminedJournal {
     /// Brings the disk to what was found: a file that is not the newest must end where its records end, and everything in it must
     /// be durable, before a newer one exists. Cuts off a torn end, which was never acknowledged.
     pub(in crate::store) fn tidy(&self, fs: &dyn FileSystem, dir: &Path) -> Result<(), OpenError> {
-        let folder = file_names::journal(dir);
-        if let Some(newest) = self.survey.files.last() {
-            let path = &newest.file.path;
-            if self.survey.torn_bytes > 0 {
-                tracing::warn!(path = %path.display(), offset = newest.end, "cut off a torn end of the journal");
-            }
-            let file = &newest.file.file;
-            if !planted!(TornEndKept) {
-                let cut = file.set_length(newest.end);
-                cut.map_err(OpenError::io("cut", path))?;
-            }
-            file.sync().map_err(OpenError::io("sync", path))?;
-        }
-        for path in &self.survey.stale {
-            fs.remove(path).map_err(OpenError::io("remove", path))?;
-        }
-        let aside = fs.list(&folder).map_err(OpenError::io("list", &folder))?;
-        let is_ours = |path: &&PathBuf| file_names::lies_aside(path) && !fs.is_dir(path);
-        for path in aside.iter().filter(is_ours) {
-            fs.remove(path).map_err(OpenError::io("remove", path))?;
-        }
-        fs.sync_dir(&folder).map_err(OpenError::io("sync", &folder))
+        repair::tidy(fs, dir, &self.survey)
     }
 
     /// Begins a new file after what there is, and answers the halves of the journal.

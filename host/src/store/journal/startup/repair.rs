@@ -1,5 +1,6 @@
-//! The repair of a damaged journal, once an operator has accepted what is lost. Every file that is changed or dropped is copied to
-//! the folder `lost` first; every step leaves a journal that the next start can judge again. What is damaged, the survey has found.
+//! What a start changes of the journal's files: each is cut where its records end; and those of a damaged journal are repaired, once an
+//! operator has accepted what is lost. Every file that is changed or dropped by a repair is copied to the folder `lost` first; every step
+//! leaves a journal that the next start can judge again. What is torn and what is damaged, the survey has found.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,6 +14,32 @@ use crate::runtime::Random;
 use crate::store::error::OpenError;
 use crate::store::file_names;
 use crate::store::lost_folder;
+
+/// Cuts off the torn end of the newest file, which was never acknowledged, makes all that is in it durable, and removes what lies aside.
+pub(super) fn tidy(fs: &dyn FileSystem, dir: &Path, survey: &Survey) -> Result<(), OpenError> {
+    let folder = file_names::journal(dir);
+    if let Some(newest) = survey.files.last() {
+        let path = &newest.file.path;
+        if survey.torn_bytes > 0 {
+            tracing::warn!(path = %path.display(), offset = newest.end, "cut off a torn end of the journal");
+        }
+        let file = &newest.file.file;
+        if !planted!(TornEndKept) {
+            let cut = file.set_length(newest.end);
+            cut.map_err(OpenError::io("cut", path))?;
+        }
+        file.sync().map_err(OpenError::io("sync", path))?;
+    }
+    for path in &survey.stale {
+        fs.remove(path).map_err(OpenError::io("remove", path))?;
+    }
+    let aside = fs.list(&folder).map_err(OpenError::io("list", &folder))?;
+    let is_ours = |path: &&PathBuf| file_names::lies_aside(path) && !fs.is_dir(path);
+    for path in aside.iter().filter(is_ours) {
+        fs.remove(path).map_err(OpenError::io("remove", path))?;
+    }
+    fs.sync_dir(&folder).map_err(OpenError::io("sync", &folder))
+}
 
 /// Applies what the survey found, and notes in its losses where copies were kept.
 pub(super) fn repair(
