@@ -14,7 +14,7 @@ use super::another_connection::{
     FarBroker, another_after, another_after_goodbye, consumer, opened, publisher, take, until,
 };
 use super::broker::{Broker, Stream, soon};
-use crate::{Client, Consumer, ConsumerOptions, Event, SubscribeError};
+use crate::{Client, Consumer, ConsumerOptions, Delivery, Event, SubscribeError};
 
 #[tokio::test(start_paused = true)]
 async fn a_publisher_moves_when_everything_is_answered_and_sends_nothing_twice() {
@@ -89,8 +89,25 @@ async fn confirms_the_last(stream: &mut Stream) {
 // The client has finished the first stream, and has another.
 async fn goes_on_elsewhere<D>(mut first: Stream, broker: &mut Broker<MemoryConnection, D>) {
     assert_eq!(first.reset_code().await, None, "finished");
+    subscribes_elsewhere(first, broker).await;
+}
+
+// The broker finishes the first stream too, and the client has another.
+async fn subscribes_elsewhere<D>(mut first: Stream, broker: &mut Broker<MemoryConnection, D>) {
     first.finish();
     broker.stream().await.subscribe_ready().await;
+}
+
+// The last is confirmed that the client asks for, and it moves.
+async fn moves_without_loss(mut first: Stream, broker: &mut FarBroker, consumer: &mut Consumer) {
+    confirms_the_last(&mut first).await;
+    has_moved_without_loss(first, broker, consumer).await;
+}
+
+// All is confirmed, so the client moves.
+async fn has_moved_without_loss(first: Stream, broker: &mut FarBroker, consumer: &mut Consumer) {
+    goes_on_elsewhere(first, broker).await;
+    soon(consumer.flush_acks()).await.expect("nothing is lost");
 }
 
 // A consumer whose broker is far away, on its first stream.
@@ -101,11 +118,26 @@ async fn far_consumer() -> (FarBroker, Client, Consumer, Stream) {
     (broker, client, consumer, first)
 }
 
+// One whose application has the first event in hand.
+async fn far_consumer_with_one() -> (FarBroker, Client, Consumer, Stream, Delivery) {
+    let (broker, client, mut consumer, mut first) = far_consumer().await;
+    first.deliver(1, &[1]).await;
+    let one = take(&mut consumer).await;
+    (broker, client, consumer, first, one)
+}
+
 // The client finds that, and makes another connection.
 async fn packets_come_late(broker: &mut FarBroker) {
     broker.door.seen.lost.store(400, Ordering::Relaxed);
     broker.has_everything().await;
     broker.attempts_are(2).await;
+}
+
+// So it does, and waits longer than it may for what the application has in hand.
+async fn waits_in_vain(broker: &mut FarBroker, job: &Delivery) {
+    packets_come_late(broker).await;
+    job.extend_for(Duration::from_secs(3_600));
+    tokio::time::sleep(Duration::from_secs(40)).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -182,8 +214,7 @@ async fn an_application_has_as_long_for_its_answers_as_the_broker_takes_them() {
         finished(&mut first).await;
         let took = begun.elapsed().as_millis();
         assert!((least_ms..=most_ms).contains(&took), "{acks_ms:?}: {took}");
-        first.finish();
-        broker.stream().await.subscribe_ready().await;
+        subscribes_elsewhere(first, &mut broker).await;
         assert!(in_hand.is_expired());
     }
 }
@@ -279,17 +310,13 @@ async fn where_packets_come_late_a_consumer_waits_for_what_the_application_still
     tokio::time::sleep(Duration::from_secs(30)).await;
     assert!(!two.is_expired());
     two.ack();
-    confirms_the_last(&mut first).await;
-    goes_on_elsewhere(first, &mut broker).await;
-    soon(consumer.flush_acks()).await.expect("nothing is lost");
+    moves_without_loss(first, &mut broker, &mut consumer).await;
     assert_eq!(consumer.obstacle(), None);
 }
 
 #[tokio::test(start_paused = true)]
 async fn where_packets_come_late_a_consumer_stays_that_has_something_in_hand_for_long() {
-    let (mut broker, _client, mut consumer, mut first) = far_consumer().await;
-    first.deliver(1, &[1]).await;
-    let job = take(&mut consumer).await;
+    let (mut broker, _client, mut consumer, mut first, job) = far_consumer_with_one().await;
     let begun = Instant::now();
     packets_come_late(&mut broker).await;
     job.extend_for(Duration::from_secs(3_600));
@@ -325,20 +352,14 @@ async fn where_packets_come_late_a_consumer_stays_that_has_something_in_hand_for
     tokio::time::sleep(Duration::from_secs(600)).await;
     // It moves once nothing is in hand.
     job.ack();
-    confirms_the_last(&mut first).await;
-    goes_on_elsewhere(first, &mut broker).await;
-    soon(consumer.flush_acks()).await.expect("nothing is lost");
+    moves_without_loss(first, &mut broker, &mut consumer).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn one_that_always_holds_something_moves_in_a_later_pause() {
-    let (mut broker, _client, mut consumer, mut first) = far_consumer().await;
-    first.deliver(1, &[1]).await;
-    let job = take(&mut consumer).await;
+    let (mut broker, _client, mut consumer, mut first, job) = far_consumer_with_one().await;
     let begun = Instant::now();
-    packets_come_late(&mut broker).await;
-    job.extend_for(Duration::from_secs(3_600));
-    tokio::time::sleep(Duration::from_secs(40)).await;
+    waits_in_vain(&mut broker, &job).await;
     // Each is answered soon after the next has come, so that there is never none in hand.
     let (mut before, mut position) = (job, 2);
     while begun.elapsed() < Duration::from_secs(290) {
@@ -356,19 +377,13 @@ async fn one_that_always_holds_something_moves_in_a_later_pause() {
         "{waited:?}"
     );
     before.ack();
-    confirms_the_last(&mut first).await;
-    goes_on_elsewhere(first, &mut broker).await;
-    soon(consumer.flush_acks()).await.expect("nothing is lost");
+    moves_without_loss(first, &mut broker, &mut consumer).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn one_that_stays_is_paused_again_when_the_broker_says_goodbye() {
-    let (mut broker, _client, mut consumer, mut first) = far_consumer().await;
-    first.deliver(1, &[1]).await;
-    let job = take(&mut consumer).await;
-    packets_come_late(&mut broker).await;
-    job.extend_for(Duration::from_secs(3_600));
-    tokio::time::sleep(Duration::from_secs(40)).await;
+    let (mut broker, _client, mut consumer, mut first, job) = far_consumer_with_one().await;
+    waits_in_vain(&mut broker, &job).await;
     assert_eq!(consumer.obstacle(), None);
     // It waits for the application when the goodbye comes.
     first.deliver(1, &[2]).await;
@@ -385,8 +400,7 @@ async fn one_that_stays_is_paused_again_when_the_broker_says_goodbye() {
     first.deliver(1, &[3]).await;
     given_back(&mut first, 3).await;
     confirm(&mut first, number).await;
-    goes_on_elsewhere(first, &mut broker).await;
-    soon(consumer.flush_acks()).await.expect("nothing is lost");
+    has_moved_without_loss(first, &mut broker, &mut consumer).await;
 }
 
 // The client gives this back, and says before that it counts among those handed over.
@@ -413,9 +427,7 @@ async fn given_back<C: Connection>(stream: &mut Stream<C>, position: u64) {
 
 #[tokio::test(start_paused = true)]
 async fn where_packets_come_late_a_consumer_loses_no_answers_to_a_slow_broker() {
-    let (mut broker, _client, mut consumer, mut first) = far_consumer().await;
-    first.deliver(1, &[1]).await;
-    let one = take(&mut consumer).await;
+    let (mut broker, _client, mut consumer, mut first, one) = far_consumer_with_one().await;
     packets_come_late(&mut broker).await;
     one.ack();
     let number = asked_to_confirm(&mut first).await;
@@ -427,15 +439,12 @@ async fn where_packets_come_late_a_consumer_loses_no_answers_to_a_slow_broker() 
         first.heard(1).await;
     }
     confirm(&mut first, number).await;
-    goes_on_elsewhere(first, &mut broker).await;
-    soon(consumer.flush_acks()).await.expect("nothing is lost");
+    has_moved_without_loss(first, &mut broker, &mut consumer).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_consumer_that_is_closed_while_it_moves_does_not_wait_for_a_slow_broker() {
-    let (mut broker, _client, mut consumer, mut first) = far_consumer().await;
-    first.deliver(1, &[1]).await;
-    let one = take(&mut consumer).await;
+    let (mut broker, _client, consumer, mut first, one) = far_consumer_with_one().await;
     packets_come_late(&mut broker).await;
     one.ack();
     asked_to_confirm(&mut first).await;
@@ -464,8 +473,7 @@ async fn a_consumer_that_waits_on_a_connection_that_is_to_end_hears_the_goodbye_
         let lasts = acks_ms.unwrap_or(5_000);
         assert!((lasts - 200..=lasts).contains(&took), "{took}");
         confirm(&mut first, number).await;
-        first.finish();
-        broker.stream().await.subscribe_ready().await;
+        subscribes_elsewhere(first, &mut broker).await;
         assert!(two.is_expired());
         soon(consumer.flush_acks()).await.expect("nothing is lost");
     }
@@ -473,9 +481,7 @@ async fn a_consumer_that_waits_on_a_connection_that_is_to_end_hears_the_goodbye_
 
 #[tokio::test(start_paused = true)]
 async fn a_consumer_that_waits_for_a_last_confirmation_hears_the_goodbye_there() {
-    let (mut broker, _client, mut consumer, mut first) = far_consumer().await;
-    first.deliver(1, &[1]).await;
-    let one = take(&mut consumer).await;
+    let (mut broker, _client, consumer, mut first, one) = far_consumer_with_one().await;
     packets_come_late(&mut broker).await;
     one.ack();
     asked_to_confirm(&mut first).await;
@@ -507,9 +513,7 @@ async fn where_packets_come_late_a_consumer_waits_for_nothing_that_it_has_not_he
         Before::ExtendedByPosition,
         Before::AckedByPosition,
     ] {
-        let (mut broker, _client, mut consumer, mut first) = far_consumer().await;
-        first.deliver(1, &[1]).await;
-        let one = take(&mut consumer).await;
+        let (mut broker, _client, mut consumer, mut first, one) = far_consumer_with_one().await;
         let acker = consumer.acker();
         match before {
             Before::Forgotten => {}
@@ -533,16 +537,13 @@ async fn where_packets_come_late_a_consumer_waits_for_nothing_that_it_has_not_he
         confirms_the_last(&mut first).await;
         let took = begun.elapsed();
         assert!(took < Duration::from_secs(2), "{before:?}: {took:?}");
-        first.finish();
-        broker.stream().await.subscribe_ready().await;
+        subscribes_elsewhere(first, &mut broker).await;
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn where_packets_come_late_a_consumer_waits_for_no_answer_after_the_ack_deadline() {
-    let (mut broker, _client, mut consumer, mut first) = far_consumer().await;
-    first.deliver(1, &[1]).await;
-    let forgotten = take(&mut consumer).await;
+    let (mut broker, _client, _consumer, mut first, forgotten) = far_consumer_with_one().await;
     packets_come_late(&mut broker).await;
     // Nothing that is waited for at once takes as long as the ack deadline.
     let begun = Instant::now();
@@ -555,8 +556,7 @@ async fn where_packets_come_late_a_consumer_waits_for_no_answer_after_the_ack_de
         "{took:?}"
     );
     assert!(forgotten.is_expired());
-    first.finish();
-    broker.stream().await.subscribe_ready().await;
+    subscribes_elsewhere(first, &mut broker).await;
 }
 
 #[tokio::test(start_paused = true)]
