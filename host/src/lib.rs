@@ -22,6 +22,20 @@ macro_rules! planted {
     };
 }
 
+// Counts, in simulated runs, that a state or a transition is reached here. In what is shipped it is nothing.
+#[cfg(feature = "simulation")]
+macro_rules! reached {
+    ($state:ident) => {
+        $crate::simulation::reached($crate::simulation::State::$state)
+    };
+}
+#[cfg(not(feature = "simulation"))]
+macro_rules! reached {
+    ($state:ident) => {
+        ()
+    };
+}
+
 // A bound as it is, and as simulated runs have it: small, so that what it bounds is full in a short run, too.
 #[cfg(feature = "simulation")]
 macro_rules! bound {

@@ -187,6 +187,7 @@ impl Checkpoints {
     }
 
     fn release(&self, mark: CommitNumber) {
+        reached!(JournalReleased);
         let journal = &self.parts.journal;
         journal.release(mark);
         // What could not be read there is not there any more.

@@ -66,10 +66,14 @@ impl Folders {
                  written",
                 path.display()
             );
+            if !self.is_lost() {
+                reached!(FolderLost);
+            }
             self.remember(Some(why.clone()));
             return Err(io::Error::other(Displaced(why)));
         }
         if self.is_lost() {
+            reached!(FolderBack);
             self.remember(None);
         }
         Ok(())

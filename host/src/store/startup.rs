@@ -195,6 +195,7 @@ impl Examined {
         if self.losses.is_empty() || self.options.accept_loss {
             return Ok(());
         }
+        reached!(StartRefusedForDamage);
         let losses = self.losses.clone();
         Err(OpenError::Corrupt { losses })
     }
@@ -226,6 +227,7 @@ impl Examined {
         self.repair()?;
         self.tidy()?;
         for loss in &self.losses {
+            reached!(LossAccepted);
             tracing::error!(%loss, "committed data is gone; the start goes on without it, as asked");
         }
         self.start(clean, folders)

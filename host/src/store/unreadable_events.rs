@@ -140,6 +140,7 @@ impl UnreadableEvents {
         if known.len() >= KNOWN_MAX {
             known.remove(0);
         }
+        reached!(Unreadable);
         known.push(Trouble {
             holder,
             unreadable,

@@ -1,5 +1,5 @@
-//! Faults that simulated runs are looked through for: each stands at one place of the host, which the table in `tests/RELIABILITY.md`
-//! names, and only a library that is compiled for simulation has them.
+//! What only a library that is compiled for simulation has: faults that runs are looked through for, each at one place of the host, which
+//! the table in `tests/RELIABILITY.md` names; and states that runs reach, each at one place, too.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,18 +8,20 @@ use tidegate_tests::repository;
 
 use super::{collect, host_sources};
 
+const PLANTED: &str = "planted!(";
 const BUGS: &str = "tests/sim/seams/bugs.rs";
+const STATES: &str = "tests/sim/seams/states.rs";
 const TABLE: &str = "tests/RELIABILITY.md";
 
 #[test]
 fn each_planted_fault_stands_at_the_one_place_that_the_table_names() {
     let read = |path: &str| fs::read_to_string(repository().join(path)).expect(path);
-    let bugs = variants(&read(BUGS));
+    let bugs = named(&read(BUGS), "bugs! {\n");
     assert!(bugs.len() >= 40, "{} faults", bugs.len());
     let table = rows(&read(TABLE));
     let mut places: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for (path, source) in host_sources() {
-        for (bug, function) in planted(&source) {
+        for (bug, function) in marks(&source, PLANTED) {
             let place = format!("{path}::{function}");
             places.entry(bug).or_default().push(place);
         }
@@ -47,12 +49,35 @@ fn no_test_of_the_host_has_a_planted_fault() {
     let in_all = files
         .iter()
         .map(|path| fs::read_to_string(path).expect("a readable source file"))
-        .map(|source| planted(&source).len());
+        .map(|source| marks(&source, PLANTED).len());
     let outside: usize = host_sources()
         .iter()
-        .map(|(_, source)| planted(source).len())
+        .map(|(_, source)| marks(source, PLANTED).len())
         .sum();
     assert_eq!(in_all.sum::<usize>(), outside);
+}
+
+#[test]
+fn each_state_is_reached_at_one_place() {
+    let states = fs::read_to_string(repository().join(STATES)).expect(STATES);
+    let states = named(&states, "states! {\n");
+    assert!(states.len() >= 40, "{} states", states.len());
+    let mut places: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (path, source) in host_sources() {
+        for (state, function) in marks(&source, "reached!(") {
+            let place = format!("{path}::{function}");
+            places.entry(state).or_default().push(place);
+        }
+    }
+    let mut wrong = Vec::new();
+    for state in &states {
+        let at = places.remove(state).unwrap_or_default();
+        if at.len() != 1 {
+            wrong.push(format!("{state} is reached in {at:?}"));
+        }
+    }
+    wrong.extend(places.keys().map(|state| format!("{state} is in no list")));
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
 #[test]
@@ -66,10 +91,10 @@ fn what_is_bound_otherwise_in_simulated_runs_is_a_constant() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-// The variants that the list of faults has: one a line, with a comma.
-fn variants(source: &str) -> Vec<String> {
+// The variants that a list has, which begins so: one a line, with a comma.
+fn named(source: &str, begins: &str) -> Vec<String> {
     let list = source
-        .split("bugs! {\n")
+        .split(begins)
         .nth(1)
         .and_then(|list| list.split("\n}").next());
     let lines = list.unwrap_or_default().lines().map(str::trim);
@@ -94,18 +119,18 @@ fn rows(table: &str) -> Vec<(String, String)> {
 }
 
 // Each with the function that it stands in: the last one that begins before it.
-fn planted(source: &str) -> Vec<(String, String)> {
+fn marks(source: &str, mark: &str) -> Vec<(String, String)> {
     let mut function = String::new();
-    let mut planted = Vec::new();
+    let mut marks = Vec::new();
     for line in source.lines() {
         if let Some(begun) = begins(line) {
             function = begun;
         }
-        let rest = line.split("planted!(").skip(1);
+        let rest = line.split(mark).skip(1);
         let names = rest.filter_map(|rest| rest.split(')').next());
-        planted.extend(names.map(|name| (name.to_owned(), function.clone())));
+        marks.extend(names.map(|name| (name.to_owned(), function.clone())));
     }
-    planted
+    marks
 }
 
 // The name of a function whose first line this is.
@@ -123,7 +148,7 @@ fn begins(line: &str) -> Option<String> {
 fn faults_and_rows_are_read() {
     let source =
         "macro\nbugs! {\n    // A room.\n    /// It says, a lot,\n    One,\n    Two,\n}\nx,";
-    assert_eq!(variants(source), ["One", "Two"]);
+    assert_eq!(named(source, "bugs! {\n"), ["One", "Two"]);
     let table = "| name | where |\n|---|---|\n| `One` | `store/journal/writer.rs::sync` | it | I1 |\n| `x` | `y` |\n";
     let pair = |one: &str, two: &str| (one.to_owned(), two.to_owned());
     assert_eq!(rows(table), [pair("One", "store/journal/writer.rs::sync")]);
@@ -133,5 +158,5 @@ fn faults_and_rows_are_read() {
         pair("Two", "sync"),
         pair("Three", "next"),
     ];
-    assert_eq!(planted(source), expected);
+    assert_eq!(marks(source, PLANTED), expected);
 }

@@ -4,24 +4,10 @@
 use std::cell::Cell;
 
 macro_rules! bugs {
-    ($($(#[$said:meta])* $name:ident,)*) => {
-        /// A fault.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-        pub enum Bug {
-            $($(#[$said])* $name,)*
-        }
-
-        impl Bug {
-            /// All of them.
-            pub const ALL: &[Self] = &[$(Self::$name,)*];
-
-            /// What it is called.
-            #[must_use]
-            pub fn name(self) -> &'static str {
-                match self {
-                    $(Self::$name => stringify!($name),)*
-                }
-            }
+    ($($list:tt)*) => {
+        named! {
+            /// A fault.
+            Bug { $($list)* }
         }
     };
 }

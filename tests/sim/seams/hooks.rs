@@ -2,8 +2,33 @@
 //! what was a task, a thread or a blocking call; it is suspended wherever it asks, also in the middle of blocking code. There is one
 //! conductor for each thread that simulates, for the length of a run. Nothing here decides what runs next.
 
+// An enumeration that knows its names.
+macro_rules! named {
+    ($(#[$about:meta])* $type:ident { $($(#[$said:meta])* $name:ident,)* }) => {
+        $(#[$about])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum $type {
+            $($(#[$said])* $name,)*
+        }
+
+        impl $type {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$name,)*];
+
+            /// What it is called.
+            #[must_use]
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Self::$name => stringify!($name),)*
+                }
+            }
+        }
+    };
+}
+
 mod bugs;
 pub mod rules;
+mod states;
 
 use std::any::Any;
 use std::cell::RefCell;
@@ -20,6 +45,7 @@ use futures_util::future::LocalBoxFuture;
 use tokio::time::Instant;
 
 pub use bugs::{Bug, is_planted, plant};
+pub use states::{Reached, State, reached, take_reached};
 
 /// A strand, by the order in which they were started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

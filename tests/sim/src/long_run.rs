@@ -1,5 +1,5 @@
-//! Runs of one seed after the other, for as long as there is time: how many there were, what went wrong in them by plan, and which broke a
-//! promise.
+//! Runs of one seed after the other, for as long as there is time: how many there were, what went wrong in them by plan, which states of the
+//! broker they reached and which none of them did, and which broke a promise.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use crate::history::{Entry, What};
 use crate::plan::Plan;
-use crate::stage::{Failed, examine};
+use crate::simulation::{Reached, State};
+use crate::stage::{Failed, Report, examine};
 
 /// What many runs came to.
 #[derive(Debug, Default)]
@@ -20,6 +21,8 @@ pub struct Totals {
     pub failed: Vec<u64>,
     /// How often what happened, by kind: faults, ends of lives, starts.
     happened: BTreeMap<String, u64>,
+    /// How often which state was reached.
+    reached: Reached,
     took: Duration,
 }
 
@@ -30,14 +33,10 @@ pub fn play(first: u64, time: Duration, mut tell: impl FnMut(&Failed)) -> Totals
     for seed in first.. {
         let plan = Plan::of(seed);
         let report = examine(&plan, plan.options());
-        totals.seeds += 1;
-        totals.steps += report.steps;
-        totals.count(&report.history);
+        totals.add(seed, &report, begun);
         if let Some(failed) = report.failed(&plan) {
-            totals.failed.push(seed);
             tell(&failed);
         }
-        totals.took = begun.elapsed();
         if totals.took >= time {
             break;
         }
@@ -46,6 +45,20 @@ pub fn play(first: u64, time: Duration, mut tell: impl FnMut(&Failed)) -> Totals
 }
 
 impl Totals {
+    /// Adds the run of a seed, of several that were begun then.
+    pub fn add(&mut self, seed: u64, report: &Report, begun: Instant) {
+        self.seeds += 1;
+        self.steps += report.steps;
+        self.count(&report.history);
+        for (state, times) in &report.reached {
+            *self.reached.entry(*state).or_default() += times;
+        }
+        if !report.violations.is_empty() {
+            self.failed.push(seed);
+        }
+        self.took = begun.elapsed();
+    }
+
     fn count(&mut self, history: &[Entry]) {
         for entry in history {
             if let Some(kind) = kind(&entry.what) {
@@ -89,6 +102,12 @@ impl fmt::Display for Totals {
         for (kind, times) in &self.happened {
             writeln!(f, "{times:>9}  {kind}")?;
         }
+        for state in State::ALL {
+            match self.reached.get(state) {
+                Some(times) => writeln!(f, "{times:>9}  state: {}", state.name())?,
+                None => writeln!(f, "    never  state: {}", state.name())?,
+            }
+        }
         Ok(())
     }
 }
@@ -125,6 +144,12 @@ mod tests {
         let totals = play(0, Duration::ZERO, |failed| panic!("{failed}"));
         assert_eq!((totals.seeds, &totals.failed), (1, &Vec::new()));
         let told = totals.to_string();
-        assert!(told.contains("start: serves"), "{told}");
+        for needed in [
+            "  start: serves\n",
+            "  state: SyncedAtInterval\n",
+            "    never  state: ",
+        ] {
+            assert!(told.contains(needed), "{needed} is not in:\n{told}");
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! Runs by hand: of one seed or many, or of a plan in a file, and what they did.
 
 use std::process::ExitCode;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tidegate_sim::checker::{PROMISES, Promise};
 use tidegate_sim::history;
@@ -19,7 +19,7 @@ const HELP: &str = "\
 Plays plans on a simulated broker, and says which promise breaks.
 
   --seed N          the plan of this seed
-  --seeds N..M      those of these, one after the other
+  --seeds N..M      those of these, one after the other, and what they came to
   --minutes N       seeds from a new one on, or from that of --seed, until the time is over, and what they came to
   --plan FILE       the plan in a file, as --show-plan prints it
   --show-plan       prints the plan, and plays nothing
@@ -163,7 +163,7 @@ fn play(asked: &Asked) -> ExitCode {
         return play_long(asked);
     }
     let seeds = asked.seeds.clone().map(Plan::of);
-    let (mut played, mut failed) = (0u64, 0u64);
+    let (mut totals, begun) = (long_run::Totals::default(), Instant::now());
     for plan in asked.plan.clone().into_iter().chain(seeds) {
         if asked.shows_plan {
             println!("{}", plan.to_json());
@@ -175,7 +175,7 @@ fn play(asked: &Asked) -> ExitCode {
             ..plan.options()
         };
         let report = examine(&plan, options);
-        played += 1;
+        totals.add(plan.seed, &report, begun);
         if asked.traces {
             print!("{}", history::text(&report.history));
         }
@@ -183,7 +183,6 @@ fn play(asked: &Asked) -> ExitCode {
             print!("{steps}");
         }
         if let Some(breaks) = report.failed(&plan) {
-            failed += 1;
             let breaks = match asked.shrinks {
                 true => breaks.with(smallest(&plan, &report, options, TRIES_MAX)),
                 false => breaks,
@@ -191,7 +190,11 @@ fn play(asked: &Asked) -> ExitCode {
             eprintln!("{breaks}\n");
         }
     }
+    let (played, failed) = (totals.seeds, totals.failed.len());
     eprintln!("{played} played, {failed} of them break a promise");
+    if asked.looks {
+        println!("{totals}");
+    }
     match failed {
         0 => ExitCode::SUCCESS,
         _ => ExitCode::FAILURE,

@@ -248,6 +248,7 @@ impl Checkpointer {
         }
         let eased = made.as_ref().is_err_and(Failed::is_full) && self.ease().await;
         if eased {
+            reached!(CheckpointInPart);
             // There is more room now, so the next try comes soon.
             self.retry = None;
         }
@@ -258,6 +259,7 @@ impl Checkpointer {
             }
             Err(Failed::Stopping | Failed::Mark(Unavailable::ShuttingDown)) => return,
             Err(error) => {
+                reached!(CheckpointFailed);
                 let why = with_causes(&error);
                 let why = format!("{why}; the journal keeps everything, and it is tried again");
                 self.parts.conditions.raise(Condition::CheckpointFails, why);
@@ -283,7 +285,10 @@ impl Checkpointer {
 
     async fn checkpoint(&mut self) -> Result<(), Failed> {
         let mut mark = match self.mark.take() {
-            Some(mark) => mark,
+            Some(mark) => {
+                reached!(CheckpointTriedAgain);
+                mark
+            }
             None => {
                 let asked = self.parts.inbox.ask_mark().await;
                 asked.map_err(Failed::Mark)?
@@ -484,6 +489,7 @@ impl Checkpointer {
         };
         let given_up = self.parts.checkpoints.give_up_damage(false, letters);
         for loss in given_up.iter().flatten() {
+            reached!(DamageGivenUp);
             tracing::error!(%loss, kept_aside = ?loss.kept_aside, "what cannot be read was given up, as an operator asked");
         }
         // Whoever asked may have gone.

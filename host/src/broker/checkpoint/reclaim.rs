@@ -41,7 +41,10 @@ pub(super) fn delete_unneeded(
             continue;
         };
         match checkpoints.delete_generation(generation.id) {
-            Ok(()) => releasing.done(),
+            Ok(()) => {
+                reached!(GenerationDeleted);
+                releasing.done();
+            }
             Err(error) => {
                 tracing::warn!(generation = %generation.id, error = %with_causes(&error), "a generation that nobody needs could not be deleted; it is tried again");
             }

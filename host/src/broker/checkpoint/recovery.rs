@@ -69,7 +69,9 @@ pub(crate) fn recover(
     for piece in replay {
         match piece.map_err(RecoveryError::Replay)? {
             // There for its events only.
-            Replayed::Group(group) if group.number < mark => {}
+            Replayed::Group(group) if group.number < mark => {
+                reached!(ReplayedForItsEventsOnly);
+            }
             Replayed::Group(_) if planted!(ReplayFromTheNext) && !pairs.is_empty() && is_first => {
                 is_first = false;
             }
@@ -225,7 +227,10 @@ impl Recovery {
 
     fn apply_note(&mut self, note: Note) {
         match note {
-            Note::Change(change) => self.apply_change(change),
+            Note::Change(change) => {
+                reached!(ReplayedChange);
+                self.apply_change(change);
+            }
             Note::Acks {
                 subscription,
                 ranges,
@@ -235,6 +240,7 @@ impl Recovery {
                     return;
                 }
                 if let Some(restored) = self.restored.get_mut(&subscription) {
+                    reached!(ReplayedAcks);
                     restored
                         .resting
                         .state
@@ -248,6 +254,7 @@ impl Recovery {
                 if planted!(ReservedIgnored) {
                     return;
                 }
+                reached!(ReplayedSkippedNumbers);
                 self.next_position = self.next_position.max(next_position);
                 for (id, next) in next_sequences {
                     self.catalog.saw(Some(id), None);
@@ -263,6 +270,7 @@ impl Recovery {
             } => {
                 self.catalog.saw(None, Some(subscription));
                 self.wall.says(at);
+                reached!(ReplayedCameBack);
                 let set_back_ms = i64::try_from(self.wall.set_back_ms).unwrap_or(i64::MAX);
                 if let Some(restored) = self.restored.get_mut(&subscription) {
                     let state = &mut restored.resting.state;
@@ -273,6 +281,7 @@ impl Recovery {
             }
             Note::Paused { subscription, why } => {
                 self.catalog.saw(None, Some(subscription));
+                reached!(ReplayedPause);
                 if let Some(restored) = self.restored.get_mut(&subscription) {
                     let state = &mut restored.resting.state;
                     match why {
@@ -281,7 +290,10 @@ impl Recovery {
                     }
                 }
             }
-            Note::Stopped { at } => self.wall.says(at),
+            Note::Stopped { at } => {
+                reached!(ReplayedStop);
+                self.wall.says(at);
+            }
             Note::Batch { .. } if planted!(ProducerForgotten) => {}
             Note::ProducerOwner { producer, owner } => {
                 self.producers.own(producer, owner);
@@ -294,6 +306,7 @@ impl Recovery {
                 first_sequence,
                 resolved_through,
             } => {
+                reached!(ReplayedBatch);
                 self.producers.commit(
                     producer,
                     epoch,
@@ -341,6 +354,7 @@ impl Recovery {
     // Groups are lost here, with whatever they gave a number to. What follows from this must be the same at every start that
     // finds the gap, and is: the state before it and the groups are.
     fn skip_what_was_lost(&mut self) {
+        reached!(ReplayedGap);
         self.has_gaps = true;
         self.catalog.skip_lost(LOST_CEILING);
         self.next_position.0 = self.next_position.0.saturating_add(LOST_CEILING);
@@ -378,6 +392,7 @@ impl Recovery {
         topics.peek().filter(|_| !planted!(NothingReserved))?;
         let mut next_sequences = Vec::new();
         for topic in topics {
+            reached!(NumbersSkipped);
             let next = Sequence(topic.next_sequence().0 + UNSYNCED_EVENTS_CEILING);
             topic.advance_to(next);
             next_sequences.push((topic.id, next));
@@ -414,6 +429,7 @@ impl Recovery {
                 let newest = state.revisions().map(|(revision, _)| revision).max();
                 (newest, state.evaluated_through().next())
             };
+            reached!(LostFiltersReplaced);
             let revision = newest.unwrap_or_default().max(subscription.revision) + 1;
             tracing::error!(subscription = %restored.resting.name, revision, fence = %undecided, "a change of this subscription's filters is lost; it goes on with those before it");
             subscription.update(revision, subscription.spec.clone(), Some(undecided));

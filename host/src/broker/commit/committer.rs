@@ -167,6 +167,7 @@ impl Committer {
     pub(super) fn fail(&mut self, error: &WriteError) -> Unavailable {
         let why = with_causes(error);
         tracing::error!(error = %why, "the store failed; no more writes are taken");
+        reached!(WritingEnded);
         self.conditions.raise(Condition::StoreFailed, why.clone());
         let refusal = Unavailable::Store(why);
         self.refuse_waiting(&refusal);
@@ -176,6 +177,9 @@ impl Committer {
     // What the next group has room for.
     fn appetite(&mut self) -> Appetite {
         let refused = self.space.refusal(&*self.journal).is_some();
+        if !refused && self.journal.usage().is_full {
+            reached!(PublishesWaitForRoom);
+        }
         let interval = self.settings.interval;
         let synced_until = self.unsynced.since.map(|since| since + interval);
         let looks_again = self.space.is_awaited(&*self.journal);
@@ -292,6 +296,7 @@ impl Committer {
                 Control::Mark(reply) => marks.push(reply),
             }
             if self.draft.group.is_full() {
+                reached!(GroupFull);
                 break;
             }
         }
@@ -317,6 +322,7 @@ impl Committer {
     // on a full disk or in a full journal: there it waits for the end. Answers what is in the group.
     fn note_returns(&mut self, mut returns: Returns, ends: bool) -> Returns {
         if (self.space.is_disk_full() || self.is_full_for_outputs()) && !ends {
+            reached!(ReturnsHeld);
             let came_back = returns.take_came_back();
             self.inbox.hold_returns(came_back);
         }
@@ -346,6 +352,7 @@ impl Committer {
         if !full && !self.draft.group.is_full() && self.waiting.is_empty() {
             return self.draft.append_outputs(outputs);
         }
+        reached!(OutputsWait);
         self.waiting.push_back(outputs);
         if !full {
             self.inbox.wake();
@@ -385,6 +392,7 @@ impl Committer {
                 if planted!(NotesBeforeSkipped) {
                     continue;
                 }
+                reached!(NotesBeforeGroup);
                 journal.append(notes, &[])?;
                 self.unsynced.since.get_or_insert_with(|| clock.instant());
             }
@@ -411,6 +419,9 @@ impl Committer {
             return Ok(());
         }
         if is_asked || interval_over || ceiling_near {
+            if !is_asked {
+                reached!(SyncedAtInterval);
+            }
             let started = clock.instant();
             self.journal.sync()?;
             let took = clock.instant().saturating_duration_since(started);
@@ -464,6 +475,7 @@ impl Committer {
         };
         let is_final = matches!(error, WriteError::Final(_));
         if !is_final {
+            reached!(GroupPutOff);
             self.draft.take_back();
         }
         self.draft.group.owed.refuse(&refusal);

@@ -58,9 +58,13 @@ impl DiskSpace {
             match short {
                 true => {
                     let why = "the disk has no room but what is kept to drain and to ack with; publishes are refused until there is more, or enough was acked";
+                    reached!(DiskFull);
                     conditions.raise(Condition::DiskFull, why);
                 }
-                false => conditions.clear(&Condition::DiskFull),
+                false => {
+                    reached!(GoesOnAfterFullDisk);
+                    conditions.clear(&Condition::DiskFull);
+                }
             }
         }
         let stuck = match journal.usage().is_full {
@@ -68,6 +72,7 @@ impl DiskSpace {
             false => None,
         };
         if let Some(why) = &stuck {
+            reached!(JournalFull);
             self.journal_full = true;
             let why = format!("the journal is full, and no checkpoint makes room: {why}");
             conditions.raise(Condition::JournalFull, why);
@@ -128,6 +133,7 @@ impl DiskSpace {
             let _ = self.refusal(journal);
             return disk_full();
         }
+        reached!(OutOfFiles);
         self.out_of_files = true;
         let why = with_causes(delay);
         self.conditions.raise(Condition::OutOfFiles, why.clone());

@@ -207,6 +207,7 @@ impl Inbox {
             if !self.acks_are_full() {
                 return;
             }
+            reached!(AcksWaitForRoom);
             taken.await;
         }
     }

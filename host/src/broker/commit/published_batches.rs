@@ -71,7 +71,10 @@ impl Draft {
             Verdict::Duplicate { first_sequence } if planted!(ResendAnsweredWrong) => {
                 Ok(Some(Sequence(first_sequence.0 + 1)))
             }
-            Verdict::Duplicate { first_sequence } => Ok(Some(first_sequence)),
+            Verdict::Duplicate { first_sequence } => {
+                reached!(BatchResent);
+                Ok(Some(first_sequence))
+            }
             Verdict::Fenced => Err(PublishError::Fenced),
             Verdict::OutOfOrder { committed } => Err(PublishError::OutOfOrder {
                 first,

@@ -64,6 +64,7 @@ pub(super) async fn run(
         }
         if let Err((error, events)) = step(&context, &live, &judging, next, stop).await {
             if stands_at.replace(next) != Some(next) {
+                reached!(CatchUpStands);
                 live.stand_at(judging.revision, stands_at);
                 context.metrics.unreadable(events);
                 tracing::error!(position = %next, error, "cannot read the log to catch up; the subscription waits, and it is tried again");

@@ -190,6 +190,7 @@ impl Neighbours for Others {
             let next = if id.is_apart() {
                 lanes.common(&mut running, id.digest, label)
             } else {
+                reached!(FilterSetApart);
                 member.stay.begin();
                 let open = |id| lanes.open(id, label);
                 running.wards.of(id.digest, &member.whose(), open)

@@ -84,8 +84,10 @@ impl Followers {
             state.evaluated_through().next()
         };
         if seen < turn.next() && !planted!(JoinedBehind) {
+            reached!(CatchesUp);
             return Join::Behind(turn.next());
         }
+        reached!(JoinedRouter);
         live.routed.store(true, Ordering::Release);
         self.changed();
         Join::Joined
@@ -118,6 +120,7 @@ impl Turn<'_> {
         if !live.routed.swap(false, Ordering::AcqRel) {
             return;
         }
+        reached!(LeftRouter);
         self.followers.changed();
         self.tell(live);
         // What is left of its present chain needs a catch-up.

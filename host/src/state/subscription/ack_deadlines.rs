@@ -151,12 +151,16 @@ impl SubscriptionState {
                 self.landed(*first, *last);
                 continue;
             }
+            reached!(DeadlineMissed);
             self.hand_back(*first, *last, &Return::Expired, now);
         }
         let stalled_before = self.stalled.len();
         for (stalled, first, last) in &never_seen {
             self.landed(*first, *last);
             self.make_ready(*first, *last);
+            if stalled.is_some() {
+                reached!(ApplicationStands);
+            }
             self.stalled.extend(stalled);
         }
         self.effects.stalled += (self.stalled.len() - stalled_before) as u64;

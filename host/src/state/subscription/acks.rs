@@ -88,6 +88,7 @@ impl SubscriptionState {
                 self.landed(first, last);
                 continue;
             }
+            reached!(Nacked);
             self.hand_back(first, last, &Return::Nacked(delay_ms), now);
         }
         self.effects.wakes = true;

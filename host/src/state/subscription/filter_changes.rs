@@ -93,6 +93,7 @@ impl SubscriptionState {
         while let Some(next) = self.chains.upcoming.front().copied()
             && next.from <= self.evaluated + 1
         {
+            reached!(FiltersTakeOver);
             self.chains.upcoming.pop_front();
             self.chains.revision = next.revision;
             self.effects.took_over = true;

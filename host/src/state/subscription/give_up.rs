@@ -89,6 +89,7 @@ impl SubscriptionState {
 
     // `first..=last` are in no place now.
     pub(super) fn record_given_up(&mut self, first: u64, last: u64, reason: &GiveUpReason) {
+        reached!(GivenUp);
         self.given_up.insert(first, last, &reason.bounded());
         self.given_up_waiting.insert_range(first, last);
         self.effects.has_given_up = true;

@@ -70,6 +70,7 @@ impl SubscriptionState {
         for (first, last) in taken {
             held.insert_range(*first, *last);
         }
+        reached!(AnsweredTooLate);
         let mut late = Vec::new();
         for (first, last) in ranges.iter().map(bounds) {
             let gaps = held.gaps(first, last).into_iter();

@@ -64,6 +64,9 @@ impl SubscriptionState {
         self.effects.wakes |= self.release_due(now);
         let room = self.in_flight_max().saturating_sub(self.in_flight);
         let mut budget = room.min(events_max as u64);
+        if room == 0 {
+            reached!(WindowFull);
+        }
         if budget == 0 {
             return;
         }

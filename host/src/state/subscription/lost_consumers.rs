@@ -59,6 +59,12 @@ impl SubscriptionState {
         for (first, last, _) in held.into_iter().filter(|(_, _, in_hand)| *in_hand) {
             self.suspects.all.insert_range(first, last);
         }
+        if seen > 0 {
+            reached!(ConsumerLostWithLeases);
+        }
+        if alone {
+            reached!(SuspectAccused);
+        }
         self.suspects.shaken |= alone;
         let why = if alone { Return::Cut } else { Return::Detached };
         self.back_from(&gone, unseen, &why, now);
@@ -105,12 +111,14 @@ impl SubscriptionState {
         };
         if held == 0 {
             self.suspects.retire();
+            reached!(SuspectHandedOut);
             self.suspects.tester = Some(consumer);
             return Turn::Suspects(at_most);
         }
         let (since, _) = *self.suspects.waiting.get_or_insert((now, false));
         self.effects.arm(self.wait_ends());
         if self.suspects.draining.is_none() && now >= since.plus(WAIT_MS) {
+            reached!(DrainsForSuspects);
             self.suspects.draining = Some(consumer);
         }
         match self.suspects.draining == Some(consumer) {
@@ -146,7 +154,10 @@ impl SubscriptionState {
     // is to drain in its place.
     pub(super) fn drain_no_stalled(&mut self) {
         let draining = &mut self.suspects.draining;
-        draining.take_if(|draining| self.stalled.contains(draining) && !planted!(StalledDrains));
+        let stalled = draining.take_if(|of| self.stalled.contains(of) && !planted!(StalledDrains));
+        if stalled.is_some() {
+            reached!(StalledDrainsNoMore);
+        }
     }
 
     // Whether somebody who is busy may have to drain from now on; true once.
@@ -202,6 +213,7 @@ impl SubscriptionState {
             if seen {
                 self.hand_back(first, last, why, now);
             } else {
+                reached!(UnseenCameBack);
                 self.landed(first, last);
                 if !self.suspects.all.is_empty() {
                     self.tell_suspects(first, last);

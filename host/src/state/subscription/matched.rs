@@ -149,6 +149,7 @@ impl SubscriptionState {
         if self.acked_ahead.is_empty() {
             return self.add_unacked(first, last);
         }
+        reached!(AckedBeforeMatch);
         self.acked_ahead
             .gaps(first, last)
             .into_iter()

@@ -45,6 +45,7 @@ impl SubscriptionState {
 
     /// `first..=last` are pending just now, and what is known of them counts.
     pub(super) fn take_up_known(&mut self, first: u64, last: u64) {
+        reached!(CameBackBeforeMatch);
         let known: Vec<_> = self.ahead.events.overlapping(first, last).collect();
         for (first, last, known) in known {
             // Rounded when it was decided.

@@ -104,6 +104,9 @@ impl SubscriptionState {
                     (false, true) => &mut *retries,
                     (false, false) => &mut *ready,
                 };
+                if suspect {
+                    reached!(SuspectQueued);
+                }
                 place.insert_range(first, last);
             });
         };
@@ -129,6 +132,7 @@ impl SubscriptionState {
                 }
                 self.make_ready(first, last);
             }
+            reached!(DelayOver);
             released = true;
         }
         released

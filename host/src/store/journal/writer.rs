@@ -423,6 +423,7 @@ impl FileJournal {
         }
         let aside = file_names::journal_file_aside(dir, self.next);
         if let Some((file, bytes)) = reserve.take_journal(fs, &aside) {
+            reached!(ReserveTaken);
             if bytes >= room {
                 return Ok(NewFile {
                     file,

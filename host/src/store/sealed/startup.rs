@@ -138,6 +138,7 @@ impl Inventory {
             let has_files =
                 generation_files::has_files(fs, path).map_err(OpenError::io("list", path))?;
             if is_proven || !has_files {
+                reached!(GenerationRejected);
                 tracing::info!(path = %path.display(), "removing an incomplete generation");
                 generation_files::remove(fs, path).map_err(OpenError::io("remove", path))?;
                 continue;
@@ -264,6 +265,7 @@ fn made_again(
             Err(error) => return Err(not_read(folder, error)),
         }
     }
+    reached!(ManifestMadeAgain);
     let old = described.len().saturating_sub(STATES_KEPT);
     described
         .iter_mut()
@@ -333,6 +335,7 @@ fn newest_state(
             Err(Unsound::System(source)) => return Err(OpenError::Read { path, source }),
             Err(Unsound::Content(error)) => {
                 tracing::error!(path = %path.display(), %error, "the state does not read");
+                reached!(StateRejected);
                 one.state = None;
                 losses.push(Loss {
                     why: Some(format!("{error}, so an older state has to do")),

@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::trace::Traced;
+use crate::simulation::Reached;
 
 /// A strand that has not ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,6 +75,8 @@ pub struct Outcome<T> {
     pub steps: u64,
     /// Virtual time that passed.
     pub took: Duration,
+    /// Which states of the broker were reached, and how often.
+    pub reached: Reached,
     /// What happened.
     pub trace: Traced,
 }

@@ -107,6 +107,7 @@ where
         let scheduler = Scheduler::new(options, progress);
         install(Some(&scheduler));
         simulation::plant(options.planted);
+        drop(simulation::take_reached());
         let value = Rc::new(RefCell::new(None));
         let (main, result) = (main(), Rc::clone(&value));
         let main = async move {
@@ -208,6 +209,7 @@ impl Scheduler {
             value,
             failure: inner.failure.clone(),
             panics: inner.panics.clone(),
+            reached: simulation::take_reached(),
             steps: inner.steps,
             took: Instant::now() - inner.began,
             trace: mem::replace(&mut inner.trace, Trace::new(false)).ended(),

@@ -10,6 +10,7 @@ use crate::history::{Entry, Kept, Text, What};
 use crate::plan::Plan;
 use crate::scheduler::{Failure, Options, Outcome, Traced};
 use crate::shrink::shrink;
+use crate::simulation::Reached;
 
 /// Entries that are shown of a run that failed.
 const LAST: usize = 50;
@@ -25,6 +26,8 @@ pub struct Report {
     pub violations: Vec<Violation>,
     /// Its steps.
     pub steps: u64,
+    /// Which states of the broker were reached, and how often.
+    pub reached: Reached,
     /// What it did, step by step.
     pub trace: Traced,
 }
@@ -40,6 +43,7 @@ pub fn examine(plan: &Plan, options: Options) -> Report {
         violations: check(&history),
         history,
         steps: outcome.steps,
+        reached: outcome.reached,
         trace: outcome.trace,
     }
 }

@@ -53,8 +53,12 @@ impl Draft {
                 continue;
             };
             match why {
-                Some(why) => live.apply(|state, _| state.pause(&why)),
+                Some(why) => {
+                    reached!(PausedByHand);
+                    live.apply(|state, _| state.pause(&why));
+                }
                 None => {
+                    reached!(Resumed);
                     live.apply(|state, _| state.resume());
                     self.registry.start(Start::Resumed(id));
                 }

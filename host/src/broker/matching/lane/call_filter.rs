@@ -363,6 +363,7 @@ fn is_done(member: &Member, through: Position, matched: &[Position], stop: Optio
         }
         state.stage_result(member.stage, through, matched);
         if let Some(Stop { position, words }) = stop.filter(|_| state.revision() == revision) {
+            reached!(PausedByFilter);
             state.pause(&plugin_pause(PluginWorld::Filter, *position, words));
             return false;
         }

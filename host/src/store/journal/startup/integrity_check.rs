@@ -226,6 +226,7 @@ impl Surveyor {
             groups: Some((first, None)),
             ..Loss::of(&path)
         });
+        reached!(DamagedFileHead);
         self.survey.unreadable.push(path);
         self.survey.clean = false;
         self.last_was_unreadable = true;
@@ -323,6 +324,7 @@ impl Surveyor {
                         self.torn(scanner, scanned);
                         return Ok(());
                     }
+                    reached!(DamagedEvents);
                     self.salvage(scanner, &record, scanned)?;
                 }
                 Content::Record(_) | Content::Bad => {
@@ -346,7 +348,10 @@ impl Surveyor {
         let begun = self.proof.begun;
         let begun = begun.filter(|begun| (self.proof.newest, begun.salt) == (first, salt));
         match begun.filter(|begun| scanner.length() < begun.bytes) {
-            Some(begun) => self.cut_short = Some((begun.bytes, scanner.length())),
+            Some(begun) => {
+                reached!(JournalCutShort);
+                self.cut_short = Some((begun.bytes, scanner.length()));
+            }
             None => self.survey.torn_bytes = scanner.length() - scanned.end,
         }
     }
@@ -483,6 +488,7 @@ impl Surveyor {
         scanner: &mut Scanner<'_>,
         scanned: &mut Surveyed,
     ) -> Result<bool, ReadError> {
+        reached!(DamagedRecord);
         let from = scanned.end;
         let first = self.survey.next;
         let Some(record) = scanner.next_record(from, first)? else {
@@ -520,6 +526,7 @@ impl Surveyor {
         let open_ended = self.last_was_unreadable;
         let mut after = CommitNumber(from.0 + 1).max(proven);
         if !has_newest {
+            reached!(WitnessAhead);
             after = after.max(CommitNumber(proof.newest.0 + 1));
             let groups = match proof.closed {
                 Some(end) if end.next > from => Some((from, Some(CommitNumber(end.next.0 - 1)))),

@@ -21,6 +21,7 @@ pub(super) fn tidy(fs: &dyn FileSystem, dir: &Path, survey: &Survey) -> Result<(
     if let Some(newest) = survey.files.last() {
         let path = &newest.file.path;
         if survey.torn_bytes > 0 {
+            reached!(TornEndCut);
             tracing::warn!(path = %path.display(), offset = newest.end, "cut off a torn end of the journal");
         }
         let file = &newest.file.file;
@@ -31,6 +32,7 @@ pub(super) fn tidy(fs: &dyn FileSystem, dir: &Path, survey: &Survey) -> Result<(
         file.sync().map_err(OpenError::io("sync", path))?;
     }
     for path in &survey.stale {
+        reached!(StaleFileRemoved);
         fs.remove(path).map_err(OpenError::io("remove", path))?;
     }
     let aside = fs.list(&folder).map_err(OpenError::io("list", &folder))?;
