@@ -328,6 +328,9 @@ impl Catalog {
         };
         self.topics.remove(&topic.spec.name);
         self.topics_census.remove(topic.spec.created_by.as_ref());
+        if planted!(DeletedForgotten) {
+            return;
+        }
         self.deleted_topics.insert(DeletedTopic {
             name: topic.spec.name.clone(),
             at,

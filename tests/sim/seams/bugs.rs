@@ -20,6 +20,8 @@ bugs! {
     AnsweredBeforeSync,
     /// The end of an interval counts as a sync, and is none.
     IntervalForgotten,
+    /// While nothing can be appended, what was written before counts as synced.
+    NotSyncedInTrouble,
     /// Acks are confirmed that are written and not synced.
     AcksConfirmedUnsynced,
     /// The name of a journal file is not made durable.
@@ -76,6 +78,16 @@ bugs! {
     PositionsGivenAgain,
     /// A start does not go on after the sequences in the journal.
     SequencesGivenAgain,
+    /// A change of filters in the journal is not replayed.
+    FiltersNotReplayed,
+    /// Any other change of a subscription in the journal is not replayed.
+    SettingsNotReplayed,
+    /// The deletion of a topic in the journal is not replayed.
+    DeletionNotReplayed,
+    /// That a subscription is paused is not replayed.
+    PauseNotReplayed,
+    /// That one was resumed is not replayed.
+    ResumeNotReplayed,
     /// Numbers that an earlier start skipped are given.
     ReservedIgnored,
     /// Numbers of what may have been handed out and lost are not skipped.
@@ -102,6 +114,14 @@ bugs! {
     AnswersMixed,
     /// A new subscription begins one event late.
     StartsOneLate,
+    /// A new subscription that begins with what comes gets the event before it.
+    BeginsOneEarly,
+    /// Changed filters hold for the last event before them, too.
+    FenceTooEarly,
+    /// Changes of topics and subscriptions are answered before they are synced.
+    ChangesNotSynced,
+    /// The sequences of a deleted topic are not remembered.
+    DeletedForgotten,
     /// A resent batch is stored again.
     ResendIsFresh,
     /// A resent batch is answered with the sequence after its own.
@@ -124,6 +144,14 @@ bugs! {
     AckedAheadForgotten,
     /// An event is passed over where a consumer takes no more.
     FreshPassedOver,
+    /// The first event that a filter lets through of what it was shown is left out.
+    MatchedFromTheNext,
+    /// All rules of a call that fails on an event pay for it.
+    AllBlamed,
+    /// A paused subscription hands out events.
+    PausedHandsOut,
+    /// Consumers are not told that their subscription is paused.
+    PauseUntold,
 
     // What consumers hold.
     /// What is acked counts as in flight for good.

@@ -103,6 +103,7 @@ promises! {
     order::IN_ORDER,
     starts::NOTHING_LOST,
     starts::CHANGES_NOTHING,
+    starts::NOT_DAMAGE,
     disks::FULL,
     disks::HAS_A_CAUSE,
     disks::IS_OVER,

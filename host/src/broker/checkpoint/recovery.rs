@@ -279,6 +279,8 @@ impl Recovery {
                     }
                 }
             }
+            Note::Paused { why: Some(_), .. } if planted!(PauseNotReplayed) => {}
+            Note::Paused { why: None, .. } if planted!(ResumeNotReplayed) => {}
             Note::Paused { subscription, why } => {
                 self.catalog.saw(None, Some(subscription));
                 reached!(ReplayedPause);
@@ -320,6 +322,17 @@ impl Recovery {
     }
 
     fn apply_change(&mut self, change: Change) {
+        let is_forgotten = match &change {
+            Change::UpdateSubscription { fence, .. } => match fence {
+                Some(_) => planted!(FiltersNotReplayed),
+                None => planted!(SettingsNotReplayed),
+            },
+            Change::DeleteTopic(_) | Change::RemoveTopic { .. } => planted!(DeletionNotReplayed),
+            _ => false,
+        };
+        if is_forgotten {
+            return;
+        }
         self.catalog.apply(&change);
         self.targets.clear();
         match change {

@@ -139,6 +139,9 @@ impl Draft {
         self.create_topics(topics, by);
         let id = self.catalog.next_subscription_id();
         let start = match spec.start {
+            StartAt::New if planted!(BeginsOneEarly) => {
+                Position(self.group.next_position.0.saturating_sub(1).max(1))
+            }
             // Publishes of this group come after its control items.
             StartAt::New => {
                 self.group.finish_blocks();
@@ -274,6 +277,9 @@ impl Draft {
                 "{pending} changes of `{}` wait until its filters have looked at what was published before them; try again when some have",
                 live.name
             )));
+        }
+        if planted!(FenceTooEarly) {
+            return Ok(Position(next.0.saturating_sub(1).max(1)));
         }
         Ok(next)
     }

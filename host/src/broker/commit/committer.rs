@@ -407,6 +407,10 @@ impl Committer {
         let Some(since) = self.unsynced.since else {
             return Ok(());
         };
+        if planted!(NotSyncedInTrouble) && self.space.refusal(&*self.journal).is_some() {
+            self.unsynced = Unsynced::default();
+            return Ok(());
+        }
         let clock = &self.clock;
         let interval_over =
             clock.instant().saturating_duration_since(since) >= self.settings.interval;

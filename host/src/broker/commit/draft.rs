@@ -85,7 +85,7 @@ impl Draft {
     /// Makes a change in the master catalog and in the group. Others see it once it is durable.
     pub(super) fn change(&mut self, change: Change) {
         self.catalog.apply(&change);
-        self.group.needs_sync = true;
+        self.group.needs_sync |= !planted!(ChangesNotSynced);
         self.group.note(&Note::Change(change.clone()));
         if let Change::CreateSubscription { id, .. } | Change::DeleteSubscription(id) = &change {
             self.group.turned_subscriptions.push(*id);

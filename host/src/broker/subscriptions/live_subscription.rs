@@ -171,6 +171,9 @@ impl LiveSubscription {
         let state = self.read();
         let why = state.paused().map(Arc::from);
         self.effect_targets.acks.paused(self.id, why);
+        if planted!(PauseUntold) {
+            return;
+        }
         self.paused.send_if_modified(|told| {
             let is_news = told.as_deref() != state.paused();
             if is_news {

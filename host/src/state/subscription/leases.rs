@@ -54,7 +54,8 @@ impl SubscriptionState {
         let Some(asking) = self.consumers.get(&consumer) else {
             return;
         };
-        if self.paused.is_some() || self.stalled.contains(&consumer) {
+        let is_paused = self.paused.is_some() && !planted!(PausedHandsOut);
+        if is_paused || self.stalled.contains(&consumer) {
             return;
         }
         if let Some(from) = asking.looks_from {

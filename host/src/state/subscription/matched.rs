@@ -46,6 +46,10 @@ impl SubscriptionState {
             return false;
         }
         state.through = through;
+        let matched = match planted!(MatchedFromTheNext) {
+            true => matched.get(1..).unwrap_or_default(),
+            false => matched,
+        };
         let runs = Runs(matched.iter().map(|position| position.0).peekable())
             .map(|(first, last)| (first.max(after + 1), last.min(through)));
         if alone && state.candidates.is_empty() {

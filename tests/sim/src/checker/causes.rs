@@ -60,13 +60,15 @@ impl Causes {
     }
 }
 
-fn is_write(on: Operation) -> bool {
+/// Whether it is one that changes what is there.
+pub(super) fn is_write(on: Operation) -> bool {
     !matches!(
         on,
         Operation::Open | Operation::Read | Operation::Folder | Operation::Hold
     )
 }
 
-fn is_of(path: &Path, folder: &str) -> bool {
+/// Whether a path has this folder in it.
+pub(super) fn is_of(path: &Path, folder: &str) -> bool {
     path.iter().any(|part| part == folder)
 }

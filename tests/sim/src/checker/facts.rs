@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::catalog::{Changes, News, Subscription, Topic};
 use super::filters::Filters;
-use super::troubles::{Troubles, is_full, is_of_disk};
+use super::troubles::{Troubles, is_full};
 use crate::history::{Cause, Durability, Entry, Text, What};
 
 /// How long a sync may take beside the interval in which it comes. A slow disk is in the plan, and then nothing is held against the broker.
@@ -155,14 +155,10 @@ impl Facts {
         self.events.get(&n).map_or(0, |event| event.asked_ms)
     }
 
-    /// Whether anything was wrong with the disk at some time since then.
-    pub(super) fn was_disk_troubled_since(&self, ms: u64) -> bool {
-        self.troubles.any_since(ms, is_of_disk)
-    }
-
-    /// Whether something was wrong at that time, or after it.
-    pub(super) fn was_troubled_since(&self, ms: u64) -> bool {
-        self.troubles.until(|_| true) > ms
+    /// Whether the topic of an event is synced at intervals.
+    pub(super) fn is_synced_at_intervals(&self, event: &Event) -> bool {
+        let topic = self.topics.get(&event.topic);
+        topic.is_some_and(|topic| topic.durability == Durability::Interval)
     }
 
     /// Whether the power may have taken an event that was answered or seen then.
@@ -173,10 +169,8 @@ impl Facts {
         crash: Cause,
         now_ms: u64,
     ) -> bool {
-        let durability = self.topics.get(&event.topic).map(|topic| topic.durability);
-        let at_interval = durability == Some(Durability::Interval);
         let takes_ms = self.interval_ms + SYNC_MS;
-        at_interval
+        self.is_synced_at_intervals(event)
             && crash == Cause::Power
             && self
                 .troubles

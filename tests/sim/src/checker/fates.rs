@@ -9,6 +9,7 @@ use super::facts::Facts;
 use super::filters::PASSED;
 use super::{Found, Group, Promise};
 use crate::history::{Answer, Cause, Entry, Start, Text, What};
+use crate::plan::Fault;
 
 pub(super) const ANSWERED: Promise = Promise {
     id: "I1",
@@ -72,6 +73,8 @@ pub(super) struct Ledger {
     refused: BTreeSet<u64>,
     /// Unanswered when the power went, to topics that are synced at intervals.
     doubtful: BTreeSet<u64>,
+    /// Answered long enough before a life was ended, to topics that are synced at intervals, and what it survives for that.
+    survives: BTreeMap<u64, Cause>,
     /// For each event, subscriptions that were there for sure when it was published.
     due: BTreeMap<u64, Vec<Text>>,
     /// What a flush is about: its answers, by position, and whether they are acks.
@@ -93,8 +96,9 @@ struct Holding {
     took_ms: BTreeMap<Text, u64>,
     /// Events that were answered, whose filters decide what becomes of them.
     judged: BTreeSet<u64>,
-    /// Consumers that once took nothing for so long that others got what waits for them: they do not know.
-    slow: BTreeSet<Text>,
+    /// Consumers that took nothing for so long that others got what waited for them, which they do not know, and with which entry they
+    /// went on. Whatever comes on one stream comes in order: once something came that was not there then, that is over.
+    slow: BTreeMap<Text, usize>,
 }
 
 #[derive(Clone, Copy)]
@@ -251,10 +255,18 @@ impl Ledger {
         let is_of_this = facts.attached(&entry.who, subscription).is_some();
         let deadline_ms = facts.subscriptions.get(subscription);
         let deadline_ms = deadline_ms.map_or(u64::MAX, |of| of.ack_deadline_ms);
+        let asked_at = facts.events.get(n).map_or(0, |event| event.asked_at);
+        if holding
+            .slow
+            .get(&entry.who)
+            .is_some_and(|at| asked_at > *at)
+        {
+            holding.slow.remove(&entry.who);
+        }
         let late = facts
             .troubles
             .may_come_late(&entry.who, entry.ms, deadline_ms)
-            || holding.slow.contains(&entry.who);
+            || holding.slow.contains_key(&entry.who);
         let done = holding.done.get(n).filter(|_| *fates == Fates::DONE);
         let was_on_its_way = match done {
             Some(done) => {
@@ -357,7 +369,7 @@ impl Ledger {
             && let Some(took_ms) = holding.took_ms.get(&entry.who)
             && entry.ms - took_ms > deadline_ms / 2
         {
-            holding.slow.insert(entry.who.clone());
+            holding.slow.insert(entry.who.clone(), facts.at);
         }
     }
 
@@ -460,6 +472,11 @@ impl Ledger {
                         *fates = fates.or(Fates::ABSENT);
                     }
                 }
+            } else if event.answered_ms.is_some() && facts.is_synced_at_intervals(event) {
+                let survives = self.survives.entry(*n).or_insert(cause);
+                if cause == Cause::Power {
+                    *survives = cause;
+                }
             }
         }
     }
@@ -485,7 +502,12 @@ impl Ledger {
                     let says = format!(
                         "event {n} of {topic} was answered and never acked, and {subscription} has nothing more"
                     );
-                    found.breaks(&ANSWERED, says);
+                    let promise = match self.survives.get(n) {
+                        None => &ANSWERED,
+                        Some(Cause::Kill) => &ANSWERED_AT_INTERVALS,
+                        Some(Cause::Power) => &LOST_AT_INTERVALS,
+                    };
+                    found.breaks(promise, says);
                 }
             }
         }
@@ -509,6 +531,11 @@ fn is_of_before(
 
 // Whether it was perhaps on its way already when somebody else had acked it.
 fn may_have_waited((by, done_ms, _): &(Text, u64, usize), entry: &Entry, facts: &Facts) -> bool {
-    let is_on_its_way = entry.ms - done_ms < ON_ITS_WAY_MS || facts.was_troubled_since(*done_ms);
+    let of_both = |fault: &Fault| {
+        let actor = fault.actor();
+        actor.is_some_and(|actor| *actor == **by || *actor == *entry.who)
+    };
+    let is_on_its_way =
+        entry.ms - done_ms < ON_ITS_WAY_MS || facts.troubles.until(of_both) > *done_ms;
     *by != entry.who && is_on_its_way
 }

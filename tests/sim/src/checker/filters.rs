@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::catalog::{News, Pause};
-use super::facts::Facts;
+use super::facts::{Event, Facts};
 use super::{Found, Group, Promise};
 use crate::history::{Cause, Durability, Entry, Text, What};
 use crate::plan::filter::{Filter, Verdict, read, takes, written};
@@ -45,6 +45,8 @@ pub(super) struct Filters {
 /// The chains of a subscription, in the order in which they came.
 struct Chains {
     list: Vec<Chain>,
+    /// Positions that it has handed out, and the entries that said so first.
+    handed: BTreeMap<u64, usize>,
     /// Of which nobody knows whether they came, by the request.
     open: BTreeMap<u64, Chain>,
 }
@@ -56,6 +58,10 @@ struct Chain {
     /// The entries with which it was asked for, and answered.
     asked_at: usize,
     done_at: usize,
+    /// The entry that said that the life serves in which it was asked for.
+    served_at: usize,
+    /// That its fence is at the wrong place has been told.
+    is_told: bool,
     /// The subscription may have been paused then, so that the fence may be before what was published before.
     steps_back: bool,
 }
@@ -152,8 +158,11 @@ impl Facts {
                 if self.subscriptions.get(subscription).is_some_and(is_new) {
                     let filters = self.filters.chosen.remove(op).unwrap_or_default();
                     let list = vec![Chain::new(0, filters, self.at)];
-                    let open = BTreeMap::new();
-                    let chains = Chains { list, open };
+                    let chains = Chains {
+                        list,
+                        handed: BTreeMap::new(),
+                        open: BTreeMap::new(),
+                    };
                     self.filters.of.insert(subscription.clone(), chains);
                 }
             }
@@ -164,12 +173,16 @@ impl Facts {
             } => {
                 let pause = self.subscriptions.get(subscription).map(|of| &of.pause);
                 let mut new = Chain::new(0, read(chain).unwrap_or_default(), self.at);
+                new.served_at = self.serves_at;
                 new.steps_back = pause != Some(&Pause::No) || self.filters.may_pause(subscription);
                 if let Some(chains) = self.filters.of.get_mut(subscription) {
                     chains.open.insert(*op, new);
                 }
             }
-            What::Done { op, id } => self.filters.changed(*op, *id, self.at),
+            What::Done { op, id } => {
+                self.filters.changed(*op, *id, self.at);
+                self.check_fences(None);
+            }
             What::NotDone {
                 op, is_sure: true, ..
             } => {
@@ -181,10 +194,24 @@ impl Facts {
                 subscription,
                 chain,
                 fence,
-            } => self.filters.seen(subscription, chain, *fence, self.at),
-            What::Delivered { position, n, .. } => {
-                self.filters.positions.insert(*n, *position);
+            } => {
+                self.filters.seen(subscription, chain, *fence, self.at);
+                self.check_fences(None);
+            }
+            What::Delivered {
+                subscription,
+                position,
+                n,
+                ..
+            } => {
                 self.filters.events.insert(*position, *n);
+                let is_of_this = self.attached(&entry.who, subscription).is_some();
+                if is_of_this && let Some(chains) = self.filters.of.get_mut(subscription) {
+                    chains.handed.entry(*position).or_insert(self.at);
+                }
+                if self.filters.positions.insert(*n, *position) != Some(*position) {
+                    self.check_fences(Some(*n));
+                }
             }
             // What the power took is sent again, and then is elsewhere.
             What::Crashed {
@@ -207,11 +234,46 @@ impl Facts {
     }
 }
 
+impl Facts {
+    // Whether each fence is where it has to be beside an event whose place was seen, or beside all of them.
+    fn check_fences(&mut self, n: Option<u64>) {
+        let filters = &mut self.filters;
+        let all = || 0..=u64::MAX;
+        let range = n.map_or_else(all, |n| n..=n);
+        for (subscription, chains) in &mut filters.of {
+            let handed = &chains.handed;
+            let list = chains.list.iter_mut().skip(1);
+            for chain in list.filter(|chain| !chain.is_told) {
+                let mut places = filters.positions.range(range.clone());
+                let wrong = places.find_map(|(n, position)| {
+                    let why = chain.is_misplaced(*position, self.events.get(n)?, handed)?;
+                    Some((n, position, why))
+                });
+                if let Some((n, position, why)) = wrong {
+                    let from = chain.from;
+                    let says = format!(
+                        "the filters of {subscription} hold from {from} on, and event {n} at {position} was {why}"
+                    );
+                    filters.broken.push((&FENCED, says));
+                    chain.is_told = true;
+                }
+            }
+        }
+    }
+}
+
 impl Filters {
     fn changed(&mut self, op: u64, fence: u64, at: usize) {
         for chains in self.of.values_mut() {
-            // Without a fence nothing was changed.
-            if let Some(chain) = chains.open.remove(&op).filter(|_| fence > 0) {
+            // Without a fence nothing was changed, nor where they are what they were.
+            let chain = chains.open.remove(&op).filter(|_| fence > 0);
+            let is_new = |chain: &Chain| {
+                let last = chains.list.last();
+                last.is_none_or(|last| {
+                    last.from != fence || written(&last.filters) != written(&chain.filters)
+                })
+            };
+            if let Some(chain) = chain.filter(is_new) {
                 chains.came(chain, fence, at);
             }
         }
@@ -254,12 +316,36 @@ impl Chains {
 }
 
 impl Chain {
+    // What an event was that is on the wrong side of its fence. That is behind all that was answered before it was asked for, unless the
+    // subscription was paused; behind all that was handed out before, as it was decided; and before all that was published since.
+    fn is_misplaced(
+        &self,
+        position: u64,
+        event: &Event,
+        handed: &BTreeMap<u64, usize>,
+    ) -> Option<&'static str> {
+        if position < self.from {
+            return (event.asked_at > self.done_at).then_some("published after that was answered");
+        }
+        let is_before = |at: &usize| *at < self.asked_at;
+        if !self.steps_back && event.answered_at.as_ref().is_some_and(is_before) {
+            return Some("answered before that was asked for");
+        }
+        // What was decided in another life may be undecided again.
+        let handed_at = handed.get(&position).filter(|at| **at > self.served_at);
+        handed_at
+            .is_some_and(is_before)
+            .then_some("handed out before that was asked for")
+    }
+
     fn new(from: u64, filters: Vec<Filter>, at: usize) -> Self {
         Self {
             from,
             filters,
             asked_at: at,
             done_at: at,
+            served_at: 0,
+            is_told: false,
             steps_back: false,
         }
     }

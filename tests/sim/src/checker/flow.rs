@@ -8,7 +8,7 @@ use super::disks::FULL;
 use super::facts::Facts;
 use super::troubles::is_full;
 use super::{Found, Group};
-use crate::history::{Durability, Entry, Text, What};
+use crate::history::{Answer, Durability, Entry, Text, What};
 
 /// How long nothing may come while an event waits.
 const STALLS_MS: u64 = 5_000;
@@ -27,8 +27,12 @@ pub(super) struct Flow {
 struct Stream {
     /// Who is attached, and the positions that it has not answered.
     consumers: BTreeMap<Text, BTreeSet<u64>>,
-    /// Events that were handed out.
+    /// Events that were handed out, and not wanted again since.
     handed: BTreeSet<u64>,
+    /// The event at a position.
+    events: BTreeMap<u64, u64>,
+    /// Events that somebody was done with. Who wants one again after that is late.
+    done: BTreeSet<u64>,
     /// When anything happened with it.
     moved_ms: u64,
 }
@@ -52,15 +56,17 @@ impl Group for Flow {
             } => {
                 let stream = self.stream(subscription, entry.ms);
                 stream.handed.insert(*n);
+                stream.events.insert(*position, *n);
                 let of = stream.consumers.entry(entry.who.clone()).or_default();
                 of.insert(*position);
             }
             What::Says {
                 subscription,
                 position,
-                ..
+                answer,
             } => {
                 let stream = self.stream(subscription, entry.ms);
+                stream.hears(*position, *answer);
                 if let Some(of) = stream.consumers.get_mut(&entry.who) {
                     of.remove(position);
                 }
@@ -78,6 +84,19 @@ impl Group for Flow {
             if let News::SubscriptionGone(name) | News::SubscriptionChanges(name) = news {
                 self.stream(name, entry.ms);
             }
+        }
+    }
+}
+
+impl Stream {
+    fn hears(&mut self, position: u64, answer: Answer) {
+        let Some(n) = self.events.get(&position) else {
+            return;
+        };
+        match answer {
+            Answer::Ack | Answer::Term => drop(self.done.insert(*n)),
+            Answer::Nack if !self.done.contains(n) => drop(self.handed.remove(n)),
+            Answer::Nack | Answer::Extend => {}
         }
     }
 }

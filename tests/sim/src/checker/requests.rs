@@ -57,7 +57,7 @@ impl Group for Requests {
             What::Serves { life, .. } | What::Refuses { life, .. } => {
                 let began = self.starts.take().filter(|(of, _)| of == life);
                 let took = began.map_or(0, |(_, at)| entry.ms - at);
-                let is_quiet = !began.is_some_and(|(_, at)| facts.was_disk_troubled_since(at));
+                let is_quiet = !began.is_some_and(|(_, at)| facts.troubles.was_slow_since(at));
                 if took > STARTS_MS && is_quiet {
                     found.breaks(
                         &ANSWERED_AT_ALL,
@@ -70,7 +70,7 @@ impl Group for Requests {
                 let began = self.stops.take().filter(|(of, _)| of == life);
                 let took = began.map_or(0, |(_, at)| entry.ms - at);
                 // What is wrong with a link keeps nobody from stopping.
-                let is_quiet = !began.is_some_and(|(_, at)| facts.was_disk_troubled_since(at));
+                let is_quiet = !began.is_some_and(|(_, at)| facts.troubles.was_slow_since(at));
                 if took > STOPS_MS && is_quiet {
                     found.breaks(&STOPS, format!("life {life} took {took} ms to stop"));
                 }

@@ -17,6 +17,14 @@ pub(super) const CHANGES_NOTHING: Promise = Promise {
     page: "operate/disks.md",
     words: "| a start that is refused | changes nothing |",
 };
+pub(super) const NOT_DAMAGE: Promise = Promise {
+    id: "I20",
+    page: "operate/disks.md",
+    words: "**A failure of the system is not damage.**",
+};
+
+/// What a start says that needs somebody's leave to give something up.
+const DAMAGE: &str = "committed data is damaged";
 
 #[derive(Default)]
 pub(super) struct Starts {
@@ -41,6 +49,8 @@ pub(super) struct Starts {
 struct Blows {
     /// Something failed for which a start may be refused.
     any: bool,
+    /// A folder went away, and whatever is missing is damage.
+    moved: bool,
     /// That was something that a start writes, once it has found nothing to refuse it for, or somebody else changed what is there.
     at_writes: bool,
 }
@@ -65,9 +75,12 @@ impl Group for Starts {
             What::Refuses { life, why } => {
                 (self.is_starting, self.has_room) = (false, false);
                 self.was_refused = !self.blows.at_writes;
-                if !self.is_torn && !self.blows.any {
-                    let says = format!("life {life} refused to start: {}", &**why);
+                let is_hindered = self.is_torn || self.blows.any;
+                let says = format!("life {life} refused to start: {}", &**why);
+                if !is_hindered {
                     found.breaks(&NOTHING_LOST, says);
+                } else if why.starts_with(DAMAGE) && !self.blows.moved {
+                    found.breaks(&NOT_DAMAGE, says);
                 }
             }
             What::Starts { .. } => {
@@ -103,6 +116,7 @@ impl Starts {
             DiskFault::Moved { .. } => {
                 self.blows = Blows {
                     any: true,
+                    moved: true,
                     at_writes: true,
                 };
             }

@@ -87,6 +87,7 @@ impl Stage {
         let life = match self.machine.begin().await {
             Ok(life) => life,
             Err(_) if self.machine.disk.has_gone() => {
+                disk_faults::note_struck(&self.machine.disk, &self.scene.history);
                 self.note(What::Crashed {
                     life: number,
                     cause: self.armed,
@@ -136,6 +137,7 @@ impl Stage {
         };
         let Serving { number, life, .. } = serving;
         let cause = cause(crash.how);
+        disk_faults::note_struck(&self.machine.disk, &self.scene.history);
         self.note(What::Crashed {
             life: number,
             cause,

@@ -57,6 +57,13 @@ pub(super) async fn single_out(
             culprits.failed.push((key, accused.fault));
             continue;
         }
+        if planted!(AllBlamed) {
+            let all = accused.keys.iter();
+            culprits
+                .failed
+                .extend(all.map(|key| (*key, accused.fault.clone())));
+            continue;
+        }
         let tried = try_parts(shard, batch, event, &accused, &mut culprits).await;
         if tried.all_passed {
             batch.found.strained = true;

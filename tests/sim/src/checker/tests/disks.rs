@@ -57,17 +57,17 @@ fn a_full_disk_refuses_publishes_and_nothing_else() {
     let asked = REFUSED.replace("3000 c", "2999 c");
     let (asks, is_refused) = asked.trim().split_once('\n').expect("two lines");
     check_broken(&[
-        ("an ack is refused", &[FULL, REFUSED], &["I18"]),
+        ("an ack is refused", &[FULL, REFUSED], &["FULL"]),
         ("a publish is", &[FULL, published], &[]),
         ("an ack is not heard of", &[FULL, &lost], &[]),
-        ("a consumer is", &[FULL, &attaches("s")], &["I18"]),
+        ("a consumer is", &[FULL, &attaches("s")], &["FULL"]),
         ("of what is not there", &[FULL, &attaches("gone")], &[]),
         ("of what came since", &[FULL, came], &[]),
         ("an ack, when more is wrong", &[FULL, ERRORS, REFUSED], &[]),
         (
             "an ack, when more was in another life",
             &[ERRORS, AGAIN, &begun, &REFUSED.replace("300", "310")],
-            &["I18"],
+            &["FULL"],
         ),
         (
             "an ack from before it was",
@@ -84,6 +84,7 @@ fn what_was_answered_is_handed_out_while_a_disk_is_full() {
     let one = ONE.replace("    1", "    1600");
     let got = GOT.replace("12 c", "16014 c");
     let acked = "16015 c says subscription=s position=5 answer=ack\n";
+    let nacked = acked.replace("ack\n", "nack\n");
     let full = FULL
         .replace("20 stage", "16020 stage")
         .replace("5020", "28020");
@@ -101,7 +102,17 @@ fn what_was_answered_is_handed_out_while_a_disk_is_full() {
     let short = full.replace("28020", "20020");
     check_broken(&[
         ("it was", &[&one, &got, acked, &full, later], &[]),
-        ("it was not", &[&one, &full, later], &["I18"]),
+        ("it was not", &[&one, &full, later], &["FULL"]),
+        (
+            "it was, and was wanted again",
+            &[&one, &got, &nacked, &full, later],
+            &["FULL"],
+        ),
+        (
+            "which somebody said who was late",
+            &[&one, &got, acked, &nacked, &full, later],
+            &[],
+        ),
         (
             "to one who has something in hand",
             &[busy, &one, &full, later],
@@ -133,16 +144,24 @@ fn what_is_wrong_has_a_cause() {
     let journal_full = FAILED.replace("store_failed", "journal_full");
     let lost = FAILED.replace("store_failed", "folder_lost");
     check_broken(&[
-        ("for nothing", &[FAILED], &["I22"]),
-        ("for what never struck", &[ERRORS, FAILED], &["I22"]),
+        ("for nothing", &[FAILED], &["HAS_A_CAUSE"]),
+        ("for what never struck", &[ERRORS, FAILED], &["HAS_A_CAUSE"]),
         ("of the journal", &[ERRORS, STRUCK, FAILED], &[]),
-        ("of another folder", &[ERRORS, &sealed, FAILED], &["I22"]),
+        (
+            "of another folder",
+            &[ERRORS, &sealed, FAILED],
+            &["HAS_A_CAUSE"],
+        ),
         (
             "but a checkpoint may fail",
             &[ERRORS, &sealed, &checkpoint],
             &[],
         ),
-        ("a read ends no writing", &[ERRORS, &read, FAILED], &["I22"]),
+        (
+            "a read ends no writing",
+            &[ERRORS, &read, FAILED],
+            &["HAS_A_CAUSE"],
+        ),
         (
             "but something is unreadable",
             &[ERRORS, &read, &unreadable],
@@ -151,18 +170,26 @@ fn what_is_wrong_has_a_cause() {
         (
             "which no write is",
             &[ERRORS, STRUCK, &unreadable],
-            &["I22"],
+            &["HAS_A_CAUSE"],
         ),
-        ("nor does want of room", &[FULL, &no_room, FAILED], &["I22"]),
-        ("a task dies of nothing", &[ERRORS, STRUCK, died], &["I22"]),
-        ("long after it", &[ERRORS, STRUCK, &late], &["I22"]),
+        (
+            "nor does want of room",
+            &[FULL, &no_room, FAILED],
+            &["HAS_A_CAUSE"],
+        ),
+        (
+            "a task dies of nothing",
+            &[ERRORS, STRUCK, died],
+            &["HAS_A_CAUSE"],
+        ),
+        ("long after it", &[ERRORS, STRUCK, &late], &["HAS_A_CAUSE"]),
         (
             "in the life before",
             &[ERRORS, STRUCK, AGAIN, FAILED],
-            &["I22"],
+            &["HAS_A_CAUSE"],
         ),
         ("a folder is away", &[MOVED, &lost], &[]),
-        ("none is", &[ERRORS, STRUCK, &lost], &["I22"]),
+        ("none is", &[ERRORS, STRUCK, &lost], &["HAS_A_CAUSE"]),
         (
             "a journal fills up while checkpoints fail",
             &[ERRORS, &sealed, &checkpoint, &journal_full],
@@ -171,7 +198,7 @@ fn what_is_wrong_has_a_cause() {
         (
             "and not otherwise",
             &[ERRORS, &sealed, &journal_full],
-            &["I22"],
+            &["HAS_A_CAUSE"],
         ),
     ]);
 }
@@ -181,7 +208,7 @@ fn what_is_wrong_ends_with_its_cause() {
     let is_over = "1031 broker is-over condition=store_failed\n";
     let again = AGAIN.replace("1025", "1031");
     check_broken(&[
-        ("for ever", &[ERRORS, STRUCK, FAILED, OVER], &["I22"]),
+        ("for ever", &[ERRORS, STRUCK, FAILED, OVER], &["IS_OVER"]),
         (
             "until it is over",
             &[ERRORS, STRUCK, FAILED, is_over, OVER],
@@ -212,11 +239,15 @@ fn what_the_power_left_that_is_never_read_may_have_a_start_refused() {
     let rescued = "500 broker rescued files=/data/a\n";
     check_broken(&[
         ("it never reads it", &[torn, refused], &[]),
-        ("it was copied", &[torn, rescued, refused], &["I20"]),
+        (
+            "it was copied",
+            &[torn, rescued, refused],
+            &["NOTHING_LOST"],
+        ),
         (
             "it never reads it, and changes",
             &[torn, &changed],
-            &["I20"],
+            &["CHANGES_NOTHING"],
         ),
     ]);
 }

@@ -65,7 +65,7 @@ fn what_the_filters_take_comes_and_nothing_else() {
     let answer = "60 p published op=11 sequence=1 is_duplicate=false\n";
     check_broken(&[
         ("it came", &[ODD, &one, &got(1), DRAINED], &[]),
-        ("it never came", &[ODD, &one, DRAINED], &["I3"]),
+        ("it never came", &[ODD, &one, DRAINED], &["PASSED"]),
         (
             "it came before its answer, perhaps late",
             &[lags, ODD, asked, &got(1), answer, DRAINED],
@@ -74,30 +74,30 @@ fn what_the_filters_take_comes_and_nothing_else() {
         (
             "only its answer came",
             &[lags, ODD, asked, answer, DRAINED],
-            &["I3"],
+            &["PASSED"],
         ),
         ("it was not for it", &[ODD, &two, DRAINED], &[]),
-        ("and came", &[ODD, &two, &got(2), DRAINED], &["I4"]),
+        ("and came", &[ODD, &two, &got(2), DRAINED], &["FENCED"]),
         ("it failed", &[&traps, &one, DRAINED], &[]),
-        ("it failed, and came", &[&traps, &one, &got(1)], &["I4"]),
+        ("it failed, and came", &[&traps, &one, &got(1)], &["FENCED"]),
         (
             "it failed and passes",
             &[&passes, &two, &got(2), DRAINED],
             &[],
         ),
-        ("it never passed", &[&passes, &two, DRAINED], &["I3"]),
+        ("it never passed", &[&passes, &two, DRAINED], &["PASSED"]),
         (
             "it failed once, and came",
             &[&once, &one, &got(1), DRAINED],
             &[],
         ),
-        ("it failed once only", &[&once, &one, DRAINED], &["I3"]),
+        ("it failed once only", &[&once, &one, DRAINED], &["PASSED"]),
         ("guilty", &[&traps, &one, &seen(1), blamed], &[]),
-        ("not guilty", &[ODD, &one, &seen(1), blamed], &["I6"]),
+        ("not guilty", &[ODD, &one, &seen(1), blamed], &["BLAMED"]),
         (
             "not guilty of that once",
             &[&once, &one, &seen(1), blamed],
-            &["I6"],
+            &["BLAMED"],
         ),
         ("of what nobody knows", &[ODD, &one, blamed], &[]),
     ]);
@@ -108,26 +108,18 @@ fn a_fence_parts_what_was_published_before_a_change_from_what_comes_after() {
     let even = changes("f drop mod 2 0");
     let (one, two) = (event(1), event(2));
     let (eight, nine) = (event(8), event(9));
-    let paused = "
-        12 o pauses op=72 subscription=g why=for-12
-        12 o done op=72 id=0
-    ";
-    let resumed = "
-        17 o resumes op=73 subscription=g
-        17 o done op=73 id=0
-    ";
     let fence = done(105);
     check_broken(&[
         ("before", &[ODD, &one, &even, &fence, &got(1), DRAINED], &[]),
         (
             "before, and never came",
             &[ODD, &one, &even, &fence, DRAINED],
-            &["I3"],
+            &["PASSED"],
         ),
         (
             "before, by the new",
             &[ODD, &two, &even, &fence, &got(2)],
-            &["I4"],
+            &["FENCED"],
         ),
         (
             "after",
@@ -137,23 +129,92 @@ fn a_fence_parts_what_was_published_before_a_change_from_what_comes_after() {
         (
             "after, and never came",
             &[ODD, &even, &fence, &eight, DRAINED],
-            &["I3"],
+            &["PASSED"],
         ),
         (
             "after, by the old",
             &[ODD, &even, &fence, &nine, &got(9)],
-            &["I4"],
-        ),
-        (
-            "at the fence",
-            &[ODD, &two, &even, &done(102), &got(2), DRAINED],
-            &[],
+            &["FENCED"],
         ),
         (
             "nobody knows which",
             &[ODD, &even, &two, &got(2), DRAINED],
             &[],
         ),
+    ]);
+}
+
+#[test]
+fn a_fence_is_behind_what_was_answered_and_before_what_is_published_since() {
+    let even = changes("f drop mod 2 0");
+    let (one, two) = (event(1), event(2));
+    let (eight, nine) = (event(8), event(9));
+    let fence = done(105);
+    let same = [&*even, &*done(105)].concat().replace("op=16", "op=20");
+    check_broken(&[
+        (
+            "a fence too early",
+            &[ODD, &two, &even, &done(102), &got(2), DRAINED],
+            &["FENCED"],
+        ),
+        (
+            "too early, which is seen later",
+            &[ODD, &one, &even, &done(101), &seen(1)],
+            &["FENCED"],
+        ),
+        (
+            "too early, which was seen before",
+            &[
+                ODD,
+                &one,
+                &seen(1).replace("21 c", "12 c"),
+                &even,
+                &done(101),
+            ],
+            &["FENCED"],
+        ),
+        (
+            "before the first that comes after",
+            &[ODD, &one, &even, &done(102), &seen(1)],
+            &[],
+        ),
+        (
+            "too late",
+            &[ODD, &even, &done(110), &nine, &got(9)],
+            &["FENCED"],
+        ),
+        (
+            "too late, and it matters",
+            &[ODD, &even, &done(109), &eight, &got(8)],
+            &["FENCED", "FENCED"],
+        ),
+        (
+            "a change of nothing",
+            &[ODD, &even, &fence, &nine, &same, &seen(9)],
+            &[],
+        ),
+    ]);
+}
+
+#[test]
+fn a_fence_of_a_paused_subscription_is_behind_what_it_has_handed_out() {
+    let even = changes("f drop mod 2 0");
+    let (one, two) = (event(1), event(2));
+    let paused = "
+        12 o pauses op=72 subscription=g why=for-12
+        12 o done op=72 id=0
+    ";
+    let resumed = "
+        17 o resumes op=73 subscription=g
+        17 o done op=73 id=0
+    ";
+    let handed = got(1).replace("31 d", "11 d");
+    let restarted = "
+        14 broker crashed life=1 cause=kill
+        15 broker starts life=2
+        15 broker serves life=2 interval_ms=50
+    ";
+    check_broken(&[
         (
             "a step back",
             &[
@@ -166,6 +227,21 @@ fn a_fence_parts_what_was_published_before_a_change_from_what_comes_after() {
                 &got(2),
                 DRAINED,
             ],
+            &[],
+        ),
+        (
+            "a step back behind what it has handed out",
+            &[ODD, &one, &handed, paused, &even, &done(102), resumed],
+            &[],
+        ),
+        (
+            "a step back before what it has handed out",
+            &[ODD, &one, &handed, paused, &even, &done(101), resumed],
+            &["FENCED"],
+        ),
+        (
+            "what it has handed out in another life",
+            &[ODD, &one, &handed, paused, restarted, &even, &done(101)],
             &[],
         ),
         (
@@ -185,7 +261,7 @@ fn a_fence_parts_what_was_published_before_a_change_from_what_comes_after() {
                 &seen(1),
                 DRAINED,
             ],
-            &["I3"],
+            &["PASSED"],
         ),
     ]);
 }
@@ -204,20 +280,28 @@ fn a_chain_and_its_fence_outlive_the_broker() {
     check_broken(&[
         ("the old", &[ODD, CUT, &old], &[]),
         ("the new", &[ODD, &even, &done(105), CUT, &new], &[]),
-        ("not the old", &[ODD, &even, &done(105), CUT, &old], &["I4"]),
+        (
+            "not the old",
+            &[ODD, &even, &done(105), CUT, &old],
+            &["HOLDS"],
+        ),
         (
             "another fence",
             &[ODD, &even, &done(104), CUT, &new],
-            &["I4"],
+            &["HOLDS"],
         ),
-        ("nobody's", &[ODD, CUT, &new], &["I4"]),
+        ("nobody's", &[ODD, CUT, &new], &["HOLDS"]),
         ("perhaps the new", &[ODD, &even, CUT, &new], &[]),
         ("perhaps the old", &[ODD, &even, CUT, &old], &[]),
-        ("then it is known", &[ODD, &even, CUT, &new, &old], &["I4"]),
+        (
+            "then it is known",
+            &[ODD, &even, CUT, &new, &old],
+            &["HOLDS"],
+        ),
         (
             "and holds",
             &[ODD, &one, &even, CUT, &new, DRAINED],
-            &["I3"],
+            &["PASSED"],
         ),
         (
             "from there on",

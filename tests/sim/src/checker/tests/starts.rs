@@ -29,8 +29,12 @@ fn a_start_loses_nothing_and_a_refused_one_changes_nothing() {
         23 broker image life=3 digest=6
     ";
     check_broken(&[
-        ("refused", &[refused, same], &["I20"]),
-        ("and changed", &[refused, other], &["I20", "I20"]),
+        ("refused", &[refused, same], &["NOTHING_LOST"]),
+        (
+            "and changed",
+            &[refused, other],
+            &["NOTHING_LOST", "CHANGES_NOTHING"],
+        ),
         ("a start that serves", &[changed], &[]),
     ]);
 }
@@ -50,14 +54,18 @@ fn a_start_on_a_full_disk_is_refused_only_where_no_room_was_kept_for_it() {
         (
             "room was kept",
             &[ENDED, FULL, STARTS, NO_ROOM, REFUSES],
-            &["I20"],
+            &["NOTHING_LOST"],
         ),
         ("given back", &[ENDED, STARTS, FULL, NO_ROOM, REFUSES], &[]),
-        ("there was room", &[ENDED, STARTS, FULL, REFUSES], &["I20"]),
+        (
+            "there was room",
+            &[ENDED, STARTS, FULL, REFUSES],
+            &["NOTHING_LOST"],
+        ),
         (
             "over",
             &[ENDED, STARTS, FULL, NO_ROOM, REFUSES, later],
-            &["I20"],
+            &["NOTHING_LOST"],
         ),
         (
             "the power went",
@@ -92,6 +100,7 @@ fn a_start_is_refused_only_for_what_the_disk_did_to_it() {
     let struck = "21 disk struck on=read by=io path=/data/store/journal/1\n";
     let at_write = "21 disk struck on=write by=io path=/data/store/journal/1\n";
     let moved = "20 stage troubled what={\"disk\":{\"moved\":{\"folder\":\"store\",\"lasts_ms\":50}}} until_ms=70\n";
+    let damage = REFUSES.replace("why=no", "why=committed%20data%20is%20damaged:%20x");
     let image = |ms, digest| format!("{ms} broker image life=2 digest={digest}\n");
     let (is, same, other) = (image(19, 5), image(22, 5), image(22, 6));
     check_broken(&[
@@ -99,14 +108,24 @@ fn a_start_is_refused_only_for_what_the_disk_did_to_it() {
         (
             "it struck the life before",
             &[errors, before, ENDED, STARTS, REFUSES],
-            &["I20"],
+            &["NOTHING_LOST"],
         ),
-        ("it never did", &[errors, ENDED, STARTS, REFUSES], &["I20"]),
+        (
+            "it never did",
+            &[errors, ENDED, STARTS, REFUSES],
+            &["NOTHING_LOST"],
+        ),
         ("a folder was away", &[ENDED, STARTS, moved, REFUSES], &[]),
+        (
+            "it is called damage",
+            &[errors, ENDED, STARTS, struck, &damage],
+            &["NOT_DAMAGE"],
+        ),
+        ("what is away is", &[ENDED, STARTS, moved, &damage], &[]),
         (
             "one was away before",
             &[moved, ENDED, STARTS, REFUSES],
-            &["I20"],
+            &["NOTHING_LOST"],
         ),
         (
             "nothing changes",
@@ -116,7 +135,7 @@ fn a_start_is_refused_only_for_what_the_disk_did_to_it() {
         (
             "and something changes",
             &[ENDED, &is, STARTS, struck, REFUSES, &other],
-            &["I20"],
+            &["CHANGES_NOTHING"],
         ),
         (
             "while it is written",
@@ -151,17 +170,17 @@ fn when_all_is_well_again_a_broker_starts() {
         (
             "it never does",
             &[errors, ended, refused, over],
-            &["I20", "I20"],
+            &["NOTHING_LOST", "NOTHING_LOST"],
         ),
         (
             "nor the last time",
             &[errors, ended, serves, drained, over, stopped, last],
-            &["I20"],
+            &["NOTHING_LOST"],
         ),
         (
             "nor comes to an end",
             &[ended, serves, drained, over, stopped],
-            &["I17"],
+            &["ANSWERED_AT_ALL"],
         ),
     ]);
     assert!(!BEGIN.contains("healed"));
