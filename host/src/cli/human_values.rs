@@ -3,10 +3,10 @@
 use serde::de::value::{Error as ValueError, StrDeserializer};
 use serde::de::{DeserializeOwned, IntoDeserializer};
 
-/// A duration with its unit, in milliseconds: `500ms`, `30s`, `5m`, `2h`, `1d`.
+/// A duration with its unit, in milliseconds: `500ms`, `2.9s`, `30s`, `5m`, `2h`, `1d`.
 pub(super) fn duration_ms(text: &str) -> Result<u64, String> {
     let digits = text
-        .find(|c: char| !c.is_ascii_digit())
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
         .unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let scale = match unit {
@@ -15,14 +15,42 @@ pub(super) fn duration_ms(text: &str) -> Result<u64, String> {
         "m" => 60_000,
         "h" => 3_600_000,
         "d" => 86_400_000,
-        _ => return Err("write a number with its unit: 500ms, 30s, 5m, 2h or 1d".to_owned()),
+        _ => {
+            return Err("write a number with its unit: 500ms, 2.9s, 30s, 5m, 2h or 1d".to_owned());
+        }
     };
+    match number.split_once('.') {
+        None => whole_ms(number, scale),
+        Some((whole, part)) => {
+            let ms = whole_ms(whole, scale)?.checked_add(part_ms(part, scale)?);
+            ms.ok_or_else(too_long)
+        }
+    }
+}
+
+fn whole_ms(number: &str, scale: u64) -> Result<u64, String> {
     let number: u64 = number
         .parse()
         .map_err(|_| format!("`{number}` is not a number"))?;
-    number
-        .checked_mul(scale)
-        .ok_or_else(|| "the time is too long".to_owned())
+    number.checked_mul(scale).ok_or_else(too_long)
+}
+
+// What stands behind the point.
+fn part_ms(digits: &str, scale: u64) -> Result<u64, String> {
+    let finer = || "a millisecond is the shortest time there is here".to_owned();
+    let parts = u32::try_from(digits.len())
+        .ok()
+        .and_then(|digits| 10_u64.checked_pow(digits))
+        .ok_or_else(finer)?;
+    let ms = whole_ms(digits, scale)?;
+    match ms % parts {
+        0 => Ok(ms / parts),
+        _ => Err(finer()),
+    }
+}
+
+fn too_long() -> String {
+    "the time is too long".to_owned()
 }
 
 /// Milliseconds of a limit, within which something has to happen.
@@ -166,11 +194,19 @@ mod tests {
         check("5m", Some(300_000));
         check("0s", Some(0));
         check("1d", Some(86_400_000));
+        check("2.9s", Some(2_900));
+        check("0.25h", Some(900_000));
+        check("1.0ms", Some(1));
         for bad in [
             "30",
             "s",
             "",
-            "1.5s",
+            "1.5ms",
+            "1.0001s",
+            "1.s",
+            ".5s",
+            "1.2.3s",
+            "1.00000000000000000000s",
             "-1s",
             "1 s",
             "99999999999999999d",
