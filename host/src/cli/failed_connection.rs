@@ -312,26 +312,28 @@ pub(super) async fn why_silent_for(address: &str, waited: Duration) -> Why {
 
 /// Why nothing came back within `waited`, as far as that is found out `within` so long: a resolver may be silent for long.
 async fn why_silent(address: &str, waited: Duration, within: Duration) -> Why {
-    let address = address.to_owned();
     // The port is asked twice, and a part is left for the resolver.
     let port_within = PORT_ANSWERS_WITHIN.min(within / 5);
     let probes_within = (within - 2 * port_within) * 3 / 4;
-    let asked = address.clone();
+    let address = address.to_owned();
     let looking = tokio::task::spawn_blocking(move || {
-        let resolved = asked.to_socket_addrs().ok()?.next()?;
-        Some((nothing_listens(&asked, port_within), resolved))
+        let addresses: Vec<SocketAddr> = address.to_socket_addrs().ok()?.collect();
+        Some((nothing_listens(&addresses, port_within), addresses))
     });
     let verdict = async {
-        let verdict = match looking.await {
-            Ok(Some((true, _))) => Verdict::NothingListens,
-            Ok(Some((false, address))) => path_probe::look(address, probes_within).await,
-            _ => Verdict::Silence,
+        let Ok(Some((is_closed, addresses))) = looking.await else {
+            return Verdict::Silence;
+        };
+        let verdict = match addresses.first() {
+            _ if is_closed => Verdict::NothingListens,
+            Some(first) => path_probe::look(*first, probes_within).await,
+            None => Verdict::Silence,
         };
         // A machine that was asked much has said nothing more, and may have rested since.
         match verdict {
             Verdict::UdpBlocked { .. } => {
                 let again =
-                    tokio::task::spawn_blocking(move || nothing_listens(&address, port_within));
+                    tokio::task::spawn_blocking(move || nothing_listens(&addresses, port_within));
                 match again.await {
                     Ok(true) => Verdict::NothingListens,
                     _ => verdict,
@@ -345,17 +347,14 @@ async fn why_silent(address: &str, waited: Duration, within: Duration) -> Why {
         Verdict::NothingListens => Why::NothingListens,
         Verdict::Narrow { carries } => Why::NarrowPath { carries },
         Verdict::Unfinished => Why::Unfinished { within: waited },
+        Verdict::NoBroker => Why::NoBroker("it sends back what no broker sends".to_owned()),
         Verdict::UdpBlocked { tcp_port } => Why::UdpBlocked { tcp_port },
         Verdict::Silence => Why::NoAnswer { within: waited },
     }
 }
 
-/// If it says nothing, there may be one. Blocks.
-fn nothing_listens(address: &str, within: Duration) -> bool {
-    let Ok(addresses) = address.to_socket_addrs() else {
-        return false;
-    };
-    let addresses: Vec<SocketAddr> = addresses.collect();
+/// If one of them says nothing, there may be a broker. Blocks.
+fn nothing_listens(addresses: &[SocketAddr], within: Duration) -> bool {
     !addresses.is_empty() && addresses.iter().all(|address| is_closed(*address, within))
 }
 
@@ -465,12 +464,12 @@ mod tests {
     #[test]
     fn a_closed_port_is_told_from_a_silent_one() {
         let there = UdpSocket::bind("127.0.0.1:0").expect("a port");
-        let address = there.local_addr().expect("bound").to_string();
+        let address = there.local_addr().expect("bound");
         let within = PORT_ANSWERS_WITHIN;
-        assert!(!nothing_listens(&address, Duration::ZERO));
+        assert!(!nothing_listens(&[address], Duration::ZERO));
         drop(there);
-        assert!(nothing_listens(&address, within));
-        assert!(!nothing_listens("no address", within));
+        assert!(nothing_listens(&[address], within));
+        assert!(!nothing_listens(&[], within));
     }
 
     #[test]

@@ -33,6 +33,8 @@ const PROBES_WITHIN: Duration = Duration::from_millis(1_700);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Probe {
     Answered,
+    /// What came back is no broker's answer.
+    Strange,
     /// The system says that there is no such port.
     Refused,
     /// The system says that it is larger than the path, or this machine's interface, takes.
@@ -63,6 +65,8 @@ pub(super) enum Verdict {
     },
     /// The broker answers probes of QUIC's size, and yet no connection came about.
     Unfinished,
+    /// Something else has the port, and answers in its own way.
+    NoBroker,
     /// The machine answers at this TCP port, and nothing by UDP.
     UdpBlocked { tcp_port: u16 },
     /// Nothing is heard of it.
@@ -101,6 +105,7 @@ impl Seen {
         match (largest, self.tcp_port) {
             _ if is(Probe::Refused) => Verdict::NothingListens,
             (Some(largest), _) if largest >= QUIC_BYTES => Verdict::Unfinished,
+            (None, _) if is(Probe::Strange) => Verdict::NoBroker,
             // Whatever it carries, it is less.
             _ if is_rejected => Verdict::Narrow {
                 carries: known.or(largest).unwrap_or(QUIC_BYTES - 1),
@@ -128,15 +133,14 @@ async fn probe(address: SocketAddr, size: usize, within: Duration) -> io::Result
         let exchange = async {
             socket.send(&packet).await?;
             let mut answer = [0; QUIC_BYTES];
-            loop {
-                let length = socket.recv(&mut answer).await?;
-                if is_reset(&answer[..length], size) {
-                    return Ok::<_, io::Error>(());
-                }
-            }
+            let length = socket.recv(&mut answer).await?;
+            Ok::<_, io::Error>(match is_reset(&answer[..length], size) {
+                true => Probe::Answered,
+                false => Probe::Strange,
+            })
         };
         found = match timeout_at(begun + after, exchange).await {
-            Ok(Ok(())) => Probe::Answered,
+            Ok(Ok(answered)) => answered,
             Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => Probe::Refused,
             Ok(Err(error)) if path_mtu::is_too_large(&error) => Probe::TooLarge,
             Ok(Err(error)) => return Err(error),
@@ -245,7 +249,7 @@ mod path_mtu {
 
 #[cfg(test)]
 mod tests {
-    use super::Probe::{Answered, Refused, Silent, TooLarge};
+    use super::Probe::{Answered, Refused, Silent, Strange, TooLarge};
     use super::*;
 
     #[test]
@@ -281,6 +285,20 @@ mod tests {
             [Answered, Silent, Silent, Silent],
             None,
             Some(1),
+            Verdict::Unfinished,
+        );
+        check([Strange; 4], None, Some(4_480), Verdict::NoBroker);
+        check(
+            [TooLarge, Silent, Strange, Silent],
+            None,
+            None,
+            Verdict::NoBroker,
+        );
+        // A broker has come to the port meanwhile.
+        check(
+            [Answered, Strange, Strange, Strange],
+            None,
+            None,
             Verdict::Unfinished,
         );
         // What comes through, and what the system knows, which is exact.
@@ -350,14 +368,19 @@ mod tests {
         let probed = async |size, within| probe(address, size, within).await.expect("a socket");
         // Nobody reads it.
         assert_eq!(probed(64, Duration::ZERO).await, Silent);
+        // The first of each probe comes back shorter, as from a broker, and the second as it is.
         let answering = tokio::spawn(async move {
             let mut datagram = [0; 2 * QUIC_BYTES];
-            while let Ok((length, from)) = there.recv_from(&mut datagram).await {
-                let _ = there.send_to(&datagram[..length - 1], from).await;
+            for less in [1, 0].into_iter().cycle() {
+                let Ok((length, from)) = there.recv_from(&mut datagram).await else {
+                    return;
+                };
+                let _ = there.send_to(&datagram[..length - less], from).await;
             }
         });
         for size in SIZES {
             assert_eq!(probed(size, LONG).await, Answered);
+            assert_eq!(probed(size, LONG).await, Strange);
         }
         answering.abort();
         assert!(answering.await.is_err(), "it is over, and its port closed");
