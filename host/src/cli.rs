@@ -44,14 +44,13 @@ mod time_limit;
 mod topic;
 mod upload_progress;
 mod wait_notices;
+mod wrong_usage;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 124 --timeout is over, 130 interrupted before it was done.";
-
-const WRONG_USAGE: u8 = 2;
 
 /// A WebAssembly-extensible event router.
 ///
@@ -146,7 +145,7 @@ async fn run_command(cli: Cli) -> ExitCode {
     let is_broker = matches!(cli.command, Command::Serve(_));
     if !is_broker && let Err(error) = logging::for_command() {
         output::note(&error_hints::told(&error));
-        return ExitCode::from(WRONG_USAGE);
+        return ExitCode::from(wrong_usage::EXIT_CODE);
     }
     let result = match cli.command {
         Command::Serve(args) => serve::run(args).await,
@@ -174,11 +173,19 @@ async fn run_command(cli: Cli) -> ExitCode {
         }
         Err(error) => {
             output::note(&error_hints::told(&error));
-            match error.downcast_ref::<time_limit::TimeIsOver>() {
-                Some(_) => ExitCode::from(time_limit::EXIT_CODE),
-                None => ExitCode::FAILURE,
-            }
+            ExitCode::from(exit_code(&error))
         }
+    }
+}
+
+// Of the error that ends a command.
+fn exit_code(error: &anyhow::Error) -> u8 {
+    if error.is::<time_limit::TimeIsOver>() {
+        time_limit::EXIT_CODE
+    } else if error.is::<wrong_usage::WrongUsage>() {
+        wrong_usage::EXIT_CODE
+    } else {
+        1
     }
 }
 

@@ -205,6 +205,38 @@ async fn sub_refuses_a_standard_output_that_is_closed_and_acks_nothing() -> anyh
 }
 
 #[tokio::test]
+async fn what_cannot_be_meant_ends_with_the_code_of_wrong_usage_wherever_it_is_said()
+-> anyhow::Result<()> {
+    let broker = BrokerProcess::start().await?;
+    let check = |arguments: &[&str], variable: Option<(&str, &str)>, expected: i32| {
+        let mut command = broker.command_line(arguments)?;
+        command.envs(variable).stderr(Stdio::piped());
+        let output = command.output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(
+            output.status.code(),
+            Some(expected),
+            "{arguments:?}: {said}"
+        );
+        anyhow::Ok(())
+    };
+    check(&["pub", "t", "x", "--addr", "nonsense"], None, 2)?;
+    check(&["link-test", "h:port"], None, 2)?;
+    check(&["pub", "t", "x"], Some(("TIDEGATE_ADDR", "nonsense")), 2)?;
+    check(&["topic", "list", "--admin", "ftp://h:1"], None, 2)?;
+    let twice = [
+        "route", "create", "r", "--from", "t", "--to", "a=b", "--to", "a=c",
+    ];
+    check(&twice, None, 2)?;
+    check(&["subscription", "update", "s"], None, 2)?;
+    check(&["context", "add", "here"], None, 2)?;
+    // It is well said, and not there.
+    check(&["subscription", "show", "s"], None, 1)?;
+    check(&["topic", "list", "--context", "none-such"], None, 1)?;
+    Ok(())
+}
+
+#[tokio::test]
 async fn the_data_directory_says_where_both_doors_of_its_broker_are() -> anyhow::Result<()> {
     let broker = BrokerProcess::start().await?;
     let command = |arguments: &[&str]| {

@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tidegate_client::Identity;
@@ -16,6 +16,7 @@ use super::connection_flags::{AdminFlag, CertificateFlags, read};
 use super::door::{CertificateFiles, Door};
 use super::early_answer;
 use super::failed_connection::{FailedConnection, Why};
+use super::wrong_usage::wrong_usage;
 use crate::admin::ErrorResponse;
 
 /// The broker's own limit for a request is 30 s; its answer says more than ours would.
@@ -94,7 +95,7 @@ impl Api {
                 let tls = tls(&files)?;
                 Ok(Self::at(door, Some((tls, files))))
             }
-            _ => bail!(
+            _ => wrong_usage!(
                 "`{base}` (from {from}) is no address of an admin API; write http://HOST:PORT or https://HOST:PORT"
             ),
         }

@@ -4,12 +4,13 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use tidegate_client::{ClientOptions, Compression, Congestion};
 
 use super::door::{CertificateFiles, Door};
 use super::human_values;
 use super::target_broker::{ADDR, Said, TargetBroker};
+use super::wrong_usage::wrong_usage;
 use crate::disk::{PEM_BYTES_MAX, read_whole};
 
 /// Certificates: those of the development set-up unless others are named.
@@ -106,12 +107,12 @@ impl CertificateFlags {
         let cert = self.cert.clone().or_else(|| variable("TIDEGATE_CERT"));
         let key = self.cert_key.clone().or_else(|| variable("TIDEGATE_KEY"));
         match (&cert, &key) {
-            (Some(cert), None) => bail!(
+            (Some(cert), None) => wrong_usage!(
                 "the certificate {} (from TIDEGATE_CERT) has no private key beside it; name that with TIDEGATE_KEY, or both with --cert and \
                  --cert-key",
                 cert.display()
             ),
-            (None, Some(key)) => bail!(
+            (None, Some(key)) => wrong_usage!(
                 "the private key {} (from TIDEGATE_KEY) has no certificate beside it; name that with TIDEGATE_CERT, or both with --cert and \
                  --cert-key",
                 key.display()
@@ -167,7 +168,9 @@ impl AdminFlag {
             _ => return Ok(()),
         };
         let Door { address, from } = given;
-        bail!("{from} is {address}, and this goes by both doors of a broker; say {missing} too")
+        wrong_usage!(
+            "{from} is {address}, and this goes by both doors of a broker; say {missing} too"
+        )
     }
 
     fn named(&self, certificates: &CertificateFlags) -> Option<Door> {
@@ -222,7 +225,7 @@ impl QuicFlags {
         let (door, server_name) = self.door(certificates)?;
         let Door { address, from } = &door;
         if !human_values::is_host_and_port(address) {
-            bail!(
+            wrong_usage!(
                 "`{address}` (from {from}) is no address of a broker; write HOST:PORT, such as {ADDR}"
             );
         }

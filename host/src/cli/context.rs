@@ -9,6 +9,7 @@ use super::connection_flags::{AdminFlag, CertificateFlags, QuicFlags};
 use super::human_values;
 use super::output::{self, OutputFlags};
 use super::target_broker::check_new_context;
+use super::wrong_usage::wrong_usage;
 use crate::config::{Context, ContextFolder, DEFAULT_CONTEXT};
 use crate::domain::Name;
 
@@ -193,25 +194,27 @@ impl AddArgs {
             ..
         } = self;
         if data_dir.is_none() && addr.is_none() && admin.is_none() {
-            bail!("say where the broker of context `{name}` is: --addr and --admin, or --data-dir");
+            wrong_usage!(
+                "say where the broker of context `{name}` is: --addr and --admin, or --data-dir"
+            );
         }
         if let Some(addr) = addr
             && !human_values::is_host_and_port(addr)
         {
-            bail!("`{addr}` is no address of a broker; write HOST:PORT");
+            wrong_usage!("`{addr}` is no address of a broker; write HOST:PORT");
         }
         let is_secure = match admin.as_deref().and_then(|admin| admin.split_once("://")) {
             Some(("https", _)) => true,
             Some(("http", _)) => false,
             None if admin.is_none() => false,
-            _ => bail!(
+            _ => wrong_usage!(
                 "`{}` is no address of an admin API; write http://HOST:PORT or https://HOST:PORT",
                 admin.as_deref().unwrap_or_default()
             ),
         };
         let proves = self.ca.is_some() && self.cert.is_some();
         if (addr.is_some() || is_secure) && data_dir.is_none() && !proves {
-            bail!(
+            wrong_usage!(
                 "say whom to trust and whom to be there: --ca, --cert and --cert-key, or --data-dir for development certificates"
             );
         }

@@ -10,6 +10,7 @@ use super::subscription::flags::{
     ChangeFlags, ChownArgs, DeleteArgs, NamedArgs, PauseArgs, SpecFlags,
 };
 use super::subscription::{self, Kind};
+use super::wrong_usage::wrong_usage;
 use crate::domain::{
     Name, SubscriptionInfo, SubscriptionPatch, SubscriptionSpec, TopicName, TopicPattern,
 };
@@ -155,7 +156,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
 fn outputs(to: &[(Name, TopicName)]) -> anyhow::Result<BTreeMap<Name, TopicName>> {
     let outputs: BTreeMap<Name, TopicName> = to.iter().cloned().collect();
     if outputs.len() < to.len() {
-        anyhow::bail!("two outputs have the same name; write --to NAME=TOPIC with different names");
+        wrong_usage!("two outputs have the same name; write --to NAME=TOPIC with different names");
     }
     Ok(outputs)
 }

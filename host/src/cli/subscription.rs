@@ -9,6 +9,7 @@ use anyhow::bail;
 use self::flags::{ChangeFlags, ChownArgs, DeleteArgs, NamedArgs, PauseArgs, SpecFlags};
 use super::admin_client::{Api, segment};
 use super::admin_flags::ManageFlags;
+use super::wrong_usage::wrong_usage;
 use super::{human_values, output};
 use crate::domain::{
     LogLine, Name, PluginPatch, PluginWorld, SubscriptionInfo, SubscriptionPatch, SubscriptionSpec,
@@ -214,7 +215,7 @@ pub(super) fn update(
     kind: Kind,
 ) -> anyhow::Result<()> {
     if *patch == SubscriptionPatch::default() {
-        bail!(
+        wrong_usage!(
             "nothing to change; `tidegate {} update --help` shows what can be",
             kind.word()
         );

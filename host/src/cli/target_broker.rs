@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 
 use super::door::CertificateFiles;
+use super::wrong_usage::wrong_usage;
 use crate::config::{Context, ContextFolder, DEFAULT_CONTEXT, Endpoints};
 use crate::domain::Name;
 use crate::pki::DevPki;
@@ -258,7 +259,7 @@ impl TargetBroker {
 pub(super) fn check_new_context(name: &Name) -> anyhow::Result<()> {
     name.check_new()?;
     if name.as_str() == DEFAULT_CONTEXT {
-        bail!(
+        wrong_usage!(
             "`{DEFAULT_CONTEXT}` is the context that `tidegate serve` writes; choose another name"
         );
     }
