@@ -25,7 +25,7 @@ use super::local_broker::{self, LocalAdmin, LocalBroker};
 use super::output::{self, OutputFlags};
 use super::process_usage::ProcessUsage;
 use super::signals::Signals;
-use super::wait_notices;
+use super::wait_notices::{self, Patience};
 use crate::domain::{PluginUse, SubscriptionSpec};
 
 /// Load before anything counts, so that connections, caches and the journal's first files are there.
@@ -332,8 +332,10 @@ async fn start_publishers(
         // One of them speaks for all: what the broker refuses it refuses everybody.
         told.get_or_insert_with(|| {
             let publisher = sender.publisher().clone();
-            let why = wait_notices::say_why(move || publisher.obstacle());
-            AbortOnDropHandle::new(tokio::spawn(why))
+            AbortOnDropHandle::new(tokio::spawn(async move {
+                let mut patience = Patience::default();
+                wait_notices::say_why(&mut patience, move || publisher.obstacle()).await
+            }))
         });
         let run = Arc::clone(run);
         clients.start_publisher(async move {

@@ -11,7 +11,7 @@ use super::door::{CertificateFiles, Door};
 use super::failed_connection::{FailedConnection, Why, why_silent_for};
 use super::obstacles::PortWatch;
 use super::time_limit::{TimeIsOver, TimeLimit};
-use super::wait_notices;
+use super::wait_notices::{self, Patience};
 
 /// A person waits; a broker that is there answers within milliseconds.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -64,8 +64,10 @@ pub(super) async fn connect(
     // Beside it, so that the reason is known by the time that it is given up.
     let mut silence = pin!(why_silent_for(&door.address, within));
     let mut found = None;
+    let mut patience = Patience::default();
     let connected = {
-        let mut said = pin!(wait_notices::say_why(|| Some(port.obstacle(&door))));
+        let obstacle = || Some(port.obstacle(&door));
+        let mut said = pin!(wait_notices::say_why(&mut patience, obstacle));
         loop {
             tokio::select! {
                 biased;
@@ -76,11 +78,14 @@ pub(super) async fn connect(
         }
     };
     match connected {
-        Ok(client) => Ok(Connected {
-            client,
-            door: door.clone(),
-            files,
-        }),
+        Ok(client) => {
+            patience.is_over();
+            Ok(Connected {
+                client,
+                door: door.clone(),
+                files,
+            })
+        }
         Err(error) => {
             let is_over = matches!(
                 error,

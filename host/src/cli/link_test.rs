@@ -15,10 +15,11 @@ use self::findings::{
 use self::watch::{NO_ANSWER, Step, Steps, Watch};
 use super::connect::{CONNECT_TIMEOUT, Connected, connect};
 use super::connection_flags::{CertificateFlags, QuicFlags};
+use super::human_values;
 use super::obstacles::LinkWatch;
 use super::output::{self, OutputFlags};
 use super::time_limit::{TimeIsOver, TimeLimit};
-use super::{human_values, wait_notices};
+use super::wait_notices::{self, GOING_ON, Patience};
 
 mod advice;
 mod doubts;
@@ -137,7 +138,12 @@ async fn begin(args: &Args, limits: Limits) -> anyhow::Result<(Connected, LinkTe
         });
         let broker = connecting.await?;
         let (why, after) = match open(&broker.client, limits.silence).await? {
-            Opened::Test(test) => return Ok((broker, test)),
+            Opened::Test(test) => {
+                if said.is_some() {
+                    output::note(GOING_ON);
+                }
+                return Ok((broker, test));
+            }
             Opened::NotYet { why, after } => (why, after),
         };
         broker.client.close().await;
@@ -178,10 +184,13 @@ enum Opened {
 async fn open(client: &Client, limit: TimeLimit) -> anyhow::Result<Opened> {
     let asked = Instant::now();
     let mut link = LinkWatch::new(client);
+    let mut patience = Patience::default();
+    let obstacle = || Some(link.silence(asked.elapsed()));
     let opened = tokio::select! {
         opened = limit.of(NO_ANSWER, client.link_test()) => opened?,
-        never = wait_notices::say_why(|| Some(link.silence(asked.elapsed()))) => match never {},
+        never = wait_notices::say_why(&mut patience, obstacle) => match never {},
     };
+    patience.is_over();
     Ok(match opened {
         Ok(test) => Opened::Test(test),
         Err(MeasureError::Refused(refusal)) if refusal.retryable => Opened::NotYet {

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
 use tidegate_client::{Client, Event, PublishError, PublishTicket, Publisher, PublisherOptions};
 use tokio::io::{AsyncRead, BufReader};
@@ -21,7 +21,9 @@ use super::obstacles::LinkWatch;
 use super::output::{self, Format, OutputFlags};
 use super::signals::{INTERRUPTED, Signals};
 use super::time_limit::TimeLimit;
-use super::{event_lines, human_values, wait_notices};
+use super::wait_notices::{self, Patience};
+use super::wrong_usage::wrong_usage;
+use super::{event_lines, human_values};
 use crate::domain::{TopicName, UniqueKeys};
 use crate::locks::lock;
 
@@ -183,21 +185,27 @@ impl Sender {
                 why
             }
         };
-        let mut said = std::pin::pin!(wait_notices::say_why(why));
-        let (sent, interrupted) = tokio::select! {
-            sent = self.send_each(source, args) => (sent, false),
-            never = &mut said => match never {},
-            _ = signals.next() => (Ok(()), true),
+        let mut patience = Patience::default();
+        let ended = {
+            let mut said = std::pin::pin!(wait_notices::say_why(&mut patience, why));
+            let (sent, interrupted) = tokio::select! {
+                sent = self.send_each(source, args) => (sent, false),
+                never = &mut said => match never {},
+                _ = signals.next() => (Ok(()), true),
+            };
+            // After an error too: what was sent before it is on its way, and counts.
+            let until = answers::patience(interrupted, is_hindered);
+            tokio::select! {
+                biased;
+                settled = self.answers.all() => sent.and(settled.map_err(Into::into)).map(|()| interrupted),
+                never = &mut said => match never {},
+                _ = signals.next() => sent.map(|()| true),
+                () = tokio::time::sleep(until) => sent.map(|()| true),
+            }
         };
-        // After an error too: what was sent before it is on its way, and counts.
-        let patience = answers::patience(interrupted, is_hindered);
-        let ended = tokio::select! {
-            biased;
-            settled = self.answers.all() => sent.and(settled.map_err(Into::into)).map(|()| interrupted),
-            never = &mut said => match never {},
-            _ = signals.next() => sent.map(|()| true),
-            () = tokio::time::sleep(patience) => sent.map(|()| true),
-        };
+        if let Ok(false) = ended {
+            patience.is_over();
+        }
         ended.map_err(|error| match error.downcast_ref() {
             Some(PublishError::TimedOut { after }) => {
                 let why = lock(&latest).take();
@@ -299,7 +307,7 @@ impl Source {
         };
         let implicit = !args.lines && args.ndjson.is_none() && args.events.is_none();
         if implicit && std::io::stdin().is_terminal() {
-            bail!(
+            wrong_usage!(
                 "say what to publish: a MESSAGE, --file, --ndjson, or --lines to type events line by line"
             );
         }

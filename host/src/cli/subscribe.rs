@@ -257,6 +257,7 @@ async fn receive(
         idle_since = Instant::now();
         standing.is_flowing();
     }
+    patience.is_over();
     Ok(false)
 }
 

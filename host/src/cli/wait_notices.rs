@@ -20,9 +20,14 @@ const LOOKS_BETWEEN_OTHERS: u32 = 20;
 /// Nothing has to be in the way for so many looks before that is said.
 const LOOKS_CLEAR: u32 = 2;
 
+/// What is said when nothing is in the way any more of what was.
+pub(super) const GOING_ON: &str = "going on";
+
 /// Says on standard error what `obstacle` tells, as long as this is polled. Cancel-safe.
-pub(super) async fn say_why(mut obstacle: impl FnMut() -> Option<String>) -> Infallible {
-    let mut patience = Patience::default();
+pub(super) async fn say_why(
+    patience: &mut Patience,
+    mut obstacle: impl FnMut() -> Option<String>,
+) -> Infallible {
     loop {
         patience.say(obstacle());
         tokio::time::sleep(LOOK_EVERY).await;
@@ -51,6 +56,13 @@ impl Patience {
     pub(super) fn say(&mut self, obstacle: Option<String>) {
         if let Some(line) = self.look(obstacle) {
             output::note(&plain_text(&line));
+        }
+    }
+
+    /// What was waited for is there, so nothing is in the way any more: says that, unless it was said.
+    pub(super) fn is_over(&mut self) {
+        if let Some(line) = self.end() {
+            output::note(line);
         }
     }
 
@@ -102,8 +114,13 @@ impl Patience {
         if self.clear < LOOKS_CLEAR {
             return None;
         }
+        self.end().map(str::to_owned)
+    }
+
+    // The line that is to be said of it.
+    fn end(&mut self) -> Option<&'static str> {
         (self.looks, self.latest) = (0, None);
-        self.said.take().map(|_| "going on".to_owned())
+        self.said.take().map(|_| GOING_ON)
     }
 }
 
@@ -135,6 +152,19 @@ mod tests {
         assert!(said(None, LOOKS_CLEAR - 1).is_empty());
         assert_eq!(said(None, 100), ["going on"]);
         assert_eq!(said(Some("lost"), LOOKS_BEFORE), ["waiting: lost"]);
+    }
+
+    #[test]
+    fn what_ends_in_success_has_gone_on_however_soon_after() {
+        let mut patience = Patience::default();
+        look(&mut patience, Some("away"), LOOKS_BEFORE - 1);
+        assert_eq!(patience.end(), None, "nothing was said");
+        look(&mut patience, Some("away"), LOOKS_BEFORE);
+        assert_eq!(patience.end(), Some(GOING_ON));
+        assert_eq!(patience.end(), None, "said once");
+        look(&mut patience, Some("away"), LOOKS_BEFORE);
+        assert_eq!(look(&mut patience, None, LOOKS_CLEAR), [GOING_ON]);
+        assert_eq!(patience.end(), None, "said once");
     }
 
     #[test]
