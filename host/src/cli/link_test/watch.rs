@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use serde::Serialize;
 use tidegate_client::{Client, CountedHere};
-use tidegate_wire::stream::{Silence, Traffic};
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::cli::obstacles::LinkWatch;
@@ -87,31 +86,32 @@ pub(super) struct Outage {
     pub(super) seconds: f64,
 }
 
-/// What was seen of the connection so far.
+/// What was seen of the connection so far. Looks are counted and not the clock, which goes on while this machine stands still.
 #[derive(Debug, Default)]
 struct Quiet {
-    silence: Silence,
+    datagrams: u64,
+    looks: u32,
     outages: Vec<Outage>,
 }
 
 impl Quiet {
     /// Looks at how many datagrams have come, and returns for how long there was none.
     fn look(&mut self, datagrams: u64, round_trip: Duration, step: Step) -> Duration {
+        if datagrams == self.datagrams {
+            self.looks = self.looks.saturating_add(1);
+            return self.lasts();
+        }
         let lasted = self.lasts();
-        self.silence.look(Traffic {
-            asked: 0,
-            heard: datagrams,
-        });
-        let lasts = self.lasts();
-        if lasts.is_zero() && lasted >= outage_least(round_trip) {
+        if lasted >= outage_least(round_trip) {
             let seconds = lasted.as_secs_f64();
             self.outages.push(Outage { step, seconds });
         }
-        lasts
+        (self.datagrams, self.looks) = (datagrams, 0);
+        Duration::ZERO
     }
 
     fn lasts(&self) -> Duration {
-        self.silence.quiet_looks() * LOOK_EVERY
+        self.looks * LOOK_EVERY
     }
 }
 
