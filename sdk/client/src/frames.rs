@@ -1,6 +1,8 @@
 //! Frames on a stream: messages one by one out of its receiving half, and a queue of them into its sending half. The one place
 //! where this client reads and writes; which stream it is, and over which transport, is not known here.
 
+use std::time::Duration;
+
 use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt as _;
 use tidegate_wire::frame::FrameReader;
@@ -115,6 +117,19 @@ impl<C: Connection> FrameStream<C> {
     /// Cancel-safe.
     pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, StreamError> {
         self.source.next().await
+    }
+
+    /// The next frame of those with which a broker that takes nothing more ends the stream: most likely why. `None` when it finishes, or
+    /// says nothing more within that time.
+    ///
+    /// # Errors
+    /// As of [`Self::next`].
+    pub(crate) async fn last_words(
+        &mut self,
+        within: Duration,
+    ) -> Result<Option<Bytes>, StreamError> {
+        let next = tokio::time::timeout(within, self.next()).await;
+        next.unwrap_or(Ok(None))
     }
 
     /// The next frame that is here already.

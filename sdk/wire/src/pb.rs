@@ -677,7 +677,7 @@ pub enum ErrorCode {
     InvalidArgument = 7,
     /// The store refuses writes after a fault; reading goes on.
     StoreUnavailable = 8,
-    /// The broker is at a limit of its own (connections, consumers, queues).
+    /// The broker is at a limit of its own (connections, consumers, queues), or what it waited for was late, for whatever reason.
     Overloaded = 9,
     /// The broker is stopping.
     ShuttingDown = 10,

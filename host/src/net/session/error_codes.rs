@@ -122,7 +122,7 @@ pub(super) fn invalid(message: impl Into<String>) -> pb::Error {
     pb::Error::new(ErrorCode::InvalidArgument, message)
 }
 
-/// A limit of the broker itself; the same may succeed later.
+/// A limit of the broker itself, or of the time that something may take; the same may succeed later.
 pub(in crate::net) fn overloaded(message: impl Into<String>) -> pb::Error {
     pb::Error::new(ErrorCode::Overloaded, message)
 }

@@ -347,14 +347,14 @@ impl<C: Connection> Driver<C> {
     /// Reads what the broker still says after it stopped listening: most likely why.
     async fn last_words(&mut self, stream: &mut ConsumerStream<C>) -> End {
         loop {
-            match tokio::time::timeout(DETACH_TIMEOUT, stream.frames.next()).await {
-                Ok(Ok(Some(frame))) => {
+            match stream.frames.last_words(DETACH_TIMEOUT).await {
+                Ok(Some(frame)) => {
                     if let Err(end) = self.apply_frames(stream, frame) {
                         return end;
                     }
                 }
-                Ok(Err(error)) => return lost(error),
-                Ok(Ok(None)) | Err(_) => return End::Retry(None),
+                Ok(None) => return End::Retry(None),
+                Err(error) => return lost(error),
             }
         }
     }

@@ -143,12 +143,9 @@ impl<C: Connection> MeasureStream<C> {
         }
     }
 
-    // What a broker that takes nothing more still says: most likely why.
     async fn last_words(&mut self, error: SendError) -> Result<Bytes, MeasureError> {
-        match tokio::time::timeout(LAST_WORDS_TIMEOUT, self.frames.next()).await {
-            Ok(Ok(Some(frame))) => Ok(frame),
-            Ok(Ok(None) | Err(_)) | Err(_) => Err(lost(error.into())),
-        }
+        let frame = self.frames.last_words(LAST_WORDS_TIMEOUT).await;
+        frame.ok().flatten().ok_or_else(|| lost(error.into()))
     }
 
     async fn echoed(&mut self) -> Result<(), MeasureError> {
