@@ -177,7 +177,8 @@ impl Committer {
     // What the next group has room for.
     fn appetite(&mut self) -> Appetite {
         let refused = self.space.refusal(&*self.journal).is_some();
-        if !refused && self.journal.usage().is_full {
+        let is_full = !refused && self.journal.usage().is_full;
+        if is_full {
             reached!(PublishesWaitForRoom);
         }
         let interval = self.settings.interval;
@@ -185,7 +186,7 @@ impl Committer {
         let looks_again = self.space.is_awaited(&*self.journal);
         let look_at = looks_again.then(|| self.clock.instant() + disk_space::LOOK_EVERY);
         Appetite {
-            publishes: refused || !self.journal.usage().is_full || self.inbox.is_closing(),
+            publishes: !is_full || self.inbox.is_closing(),
             cost_max: self.group_bytes_max().max(usize::from(refused)),
             ack_delay: ACK_DELAY,
             idle_until: synced_until.into_iter().chain(look_at).min(),
