@@ -11,10 +11,10 @@ use std::sync::{Mutex, PoisonError};
 
 use tidegate_sim::checker::promises::{
     ACKED, ANSWERED, ANSWERED_AT_ALL, ANSWERED_AT_INTERVALS, ANSWERED_ONCE, AS_PUBLISHED, BEGINS,
-    BLAMED, CHANGES_NOTHING, DELETED, DRAINS, FENCED, FULL, GOES_ON_ABOVE, HAS_A_CAUSE, HOLDS,
-    IN_ORDER, IS_OVER, LOST_AT_INTERVALS, MADE, NEVER_AGAIN, NO_PANIC, NOT_DAMAGE, NOTHING_LOST,
-    ONCE, ONE_STANDS_FOR_ONE, PASSED, PAUSED, REFUSED, RESTS, STAYS_PAUSED, STAYS_RESUMED, STOPS,
-    TOLD, WITHOUT_GAPS,
+    BLAMED, CHANGES_NOTHING, COUNTED, DELETED, DRAINS, FENCED, FULL, GOES_ON_ABOVE, HAS_A_CAUSE,
+    HOLDS, IN_ORDER, IS_OVER, KEPT, LOST_AT_INTERVALS, MADE, NEVER_AGAIN, NO_PANIC, NOT_DAMAGE,
+    NOTHING_LOST, ONCE, ONE_STANDS_FOR_ONE, PASSED, PAUSED, REFUSED, RESTS, STAYS_PAUSED,
+    STAYS_RESUMED, STOPS, TOLD, WITHOUT_GAPS,
 };
 use tidegate_sim::checker::{PROMISES, Promise};
 use tidegate_sim::plan::Plan;
@@ -56,6 +56,8 @@ const FOUND: &[(Bug, &Promise, u64)] = &[
     (Bug::DeletionNotReplayed, DELETED, 11),
     (Bug::PauseNotReplayed, STAYS_PAUSED, 11),
     (Bug::ResumeNotReplayed, STAYS_RESUMED, 1),
+    (Bug::ReturnsNotReplayed, KEPT, 6),
+    (Bug::AttemptCountedTwice, COUNTED, 6),
     (Bug::WakeLost, ANSWERED_AT_ALL, 0),
     (Bug::AcksTakenUntold, DRAINS, 52),
     (Bug::AcksNotNoted, ACKED, 0),
@@ -81,9 +83,11 @@ const FOUND: &[(Bug, &Promise, u64)] = &[
     (Bug::PauseUntold, TOLD, 1),
     (Bug::NackLost, DRAINS, 0),
     (Bug::UnseenGoesNowhere, DRAINS, 1),
+    (Bug::AttemptNotCounted, COUNTED, 0),
     (Bug::LateGoesNowhere, DRAINS, 0),
     (Bug::DueGoesNowhere, DRAINS, 0),
     (Bug::AckTakesTheNext, ANSWERED, 6),
+    (Bug::LeasesNotGivenBack, COUNTED, 4),
     (Bug::ConfirmedEarly, ACKED, 2),
     (Bug::CreditNotGrown, DRAINS, 0),
     (Bug::CreditUntold, DRAINS, 2),
@@ -111,7 +115,6 @@ const NOT_YET: &[(Bug, &str)] = &[
     (Bug::DeadlineNotArmed, "I17"),
     (Bug::StalledDrains, "I17"),
     (Bug::SuspectStaysPlaced, "I17"),
-    (Bug::LeasesNotGivenBack, "I13"),
     (Bug::UnsentCounts, "I13"),
     (Bug::CreditKept, "I17"),
 ];

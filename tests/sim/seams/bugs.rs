@@ -94,6 +94,10 @@ bugs! {
     NothingReserved,
     /// Which numbers are skipped is not written down.
     ReservedNotWritten,
+    /// What came back of events is not replayed.
+    ReturnsNotReplayed,
+    /// An attempt in the journal counts once more.
+    AttemptCountedTwice,
     /// What the state of a subscription waits for is not armed.
     NothingArmedAtStart,
 
@@ -160,6 +164,8 @@ bugs! {
     NackLost,
     /// What its consumer has not seen when it goes comes nowhere.
     UnseenGoesNowhere,
+    /// What comes back does not count as handed out.
+    AttemptNotCounted,
     /// What misses its deadline comes nowhere.
     LateGoesNowhere,
     /// What was left alone for a while comes nowhere.

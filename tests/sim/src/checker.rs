@@ -4,6 +4,7 @@
 //!
 //! Each group of promises has a file, which sees the entries one after the other and says which of them breaks what.
 
+mod attempts;
 mod catalog;
 mod causes;
 mod changes;
@@ -91,6 +92,8 @@ promises! {
     fates::LOST_AT_INTERVALS,
     fates::REFUSED,
     fates::ACKED,
+    attempts::COUNTED,
+    attempts::KEPT,
     requests::ANSWERED_ONCE,
     requests::ANSWERED_AT_ALL,
     requests::DRAINS,
@@ -139,6 +142,7 @@ pub fn check(history: &[Entry]) -> Vec<Violation> {
         Box::<changes::Changed>::default(),
         Box::<filters::Judged>::default(),
         Box::<flow::Flow>::default(),
+        Box::<attempts::Counted>::default(),
     ];
     let mut found = Found::default();
     for (at, entry) in history.iter().enumerate() {

@@ -91,6 +91,10 @@ impl SubscriptionState {
             self.take_from_its_place(first, last);
             self.tries.take(first, last);
             self.tries.insert(first, last, known.tried);
+            if planted!(AttemptCountedTwice) {
+                self.tries.take(first, last);
+                self.tries.insert(first, last, known.tried.again(true));
+            }
             match known.suspect {
                 true => {
                     self.suspects.all.insert_range(first, last);

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use super::attempts::Attempts;
 use super::catalog::{Changes, News, Subscription, Topic};
 use super::filters::Filters;
 use super::troubles::{Troubles, is_full};
@@ -17,6 +18,7 @@ pub(super) struct Facts {
     pub(super) subscriptions: BTreeMap<Text, Subscription>,
     pub(super) changes: Changes,
     pub(super) filters: Filters,
+    pub(super) attempts: Attempts,
     /// What follows from the entry that was seen last.
     pub(super) news: Vec<News>,
     /// Entries so far.
@@ -112,6 +114,7 @@ impl Facts {
         }
         self.see_change(entry);
         self.see_filters(entry);
+        self.see_attempts(entry);
     }
 
     // What gives numbers to events of a topic now: a life of the broker, and the topic that has that name. `None` if either may end.

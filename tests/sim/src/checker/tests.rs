@@ -1,6 +1,7 @@
 //! Each promise with histories that break it, and with others that only nearly do: a checker that finds nothing is worth as little as one
 //! that finds what is not there.
 
+mod attempts;
 mod changes;
 mod disks;
 mod filters;
@@ -271,7 +272,7 @@ fn an_event_has_one_place_and_a_number_one_event() {
     let same = two.replace("sequence=2", "sequence=1");
     let elsewhere = GOT.replace("position=5", "position=6");
     let other =
-        "18 c delivered subscription=s topic=t position=5 sequence=2 attempt=1 n=2 hash=7\n";
+        "18 c delivered subscription=s topic=t position=5 sequence=2 attempt=2 n=2 hash=7\n";
     let differs = GOT.replace("sequence=1", "sequence=2");
     let third = "
         40 o creates-topic op=20 topic=u durability=sync
@@ -420,9 +421,9 @@ fn events_are_stored_as_sent_and_first_offered_as_stored() {
             &[],
         ),
         (
-            "a retry",
+            "a retry, of what nobody has had",
             &[&late_one, &late_two, &late_second, &retried],
-            &[],
+            &["COUNTED"],
         ),
         (
             "of what waited in a client",
@@ -533,6 +534,7 @@ fn a_violation_names_its_line_and_the_promise() {
 fn each_promise_is_broken_by_a_history() {
     let files = [
         include_str!("tests.rs"),
+        include_str!("tests/attempts.rs"),
         include_str!("tests/changes.rs"),
         include_str!("tests/disks.rs"),
         include_str!("tests/filters.rs"),

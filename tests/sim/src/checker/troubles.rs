@@ -97,6 +97,13 @@ impl Troubles {
         })
     }
 
+    /// Whether a link held somebody up, perhaps for so long, at some time since then.
+    pub(super) fn held_up(&self, who: &Text, since_ms: u64, for_ms: u64) -> bool {
+        self.any_since(since_ms, |fault| {
+            lag(fault).is_some_and(|(of, late_ms)| *of == **who && late_ms >= for_ms)
+        })
+    }
+
     /// By when somebody has heard of what happened then, over a link that may hold it up.
     pub(super) fn heard_by(&self, who: &Text, ms: u64) -> u64 {
         let mut by = ms;

@@ -20,6 +20,9 @@ pub(in crate::state::subscription) struct Tried {
 
 impl Tried {
     pub(in crate::state::subscription) fn again(self, failed: bool) -> Self {
+        if planted!(AttemptNotCounted) {
+            return self;
+        }
         Self {
             failed: self.failed.saturating_add(u32::from(failed)),
             handed: self.handed.saturating_add(1),

@@ -1,0 +1,338 @@
+//! How often an event was handed out, as each delivery says: never more often than somebody had it, and not less often than is known of it,
+//! over all lives of the broker. What is known is what its consumer said in time, or had in hand when the broker stopped.
+
+use std::collections::BTreeMap;
+
+use super::catalog::News;
+use super::facts::Facts;
+use super::troubles::is_of_disk;
+use super::{Found, Group, Promise};
+use crate::history::{Answer, Entry, Text, What};
+
+pub(super) const COUNTED: Promise = Promise {
+    id: "I13",
+    page: "delivery/acks.md",
+    words: "A delivery's `attempt` counts hand-outs.",
+};
+pub(super) const KEPT: Promise = Promise {
+    id: "I13",
+    page: "delivery/acks.md",
+    words: "| attempts and suspects | as they were | as they were, without the hand-outs whose events were in hand",
+};
+
+/// By then the broker has heard that an application has got something, on a link that holds nothing up. The client says so within 10 ms.
+const HEARD_MS: u64 = 1_000;
+/// What nobody has got for less long has not missed its deadline unseen, however short that is.
+const UNSEEN_MS_MIN: u64 = 2_000;
+
+/// What is known of attempts.
+#[derive(Default)]
+pub(super) struct Attempts {
+    of: BTreeMap<Text, Hands>,
+    /// Hand-outs that were answered and not yet flushed, by who has them.
+    open: BTreeMap<Text, Vec<Place>>,
+    /// Those that a flush is about.
+    flushes: BTreeMap<u64, Vec<Place>>,
+    /// What was in somebody's hands, and known to be, when the broker was told to stop.
+    stops: Vec<Place>,
+    /// When the life that there is, or was last, began to serve.
+    served_ms: u64,
+    broken: Vec<(&'static Promise, String)>,
+}
+
+/// A hand-out: of which subscription, position, and the how manyth of it.
+type Place = (Text, u64, usize);
+
+/// What a subscription handed out.
+#[derive(Default)]
+struct Hands {
+    events: BTreeMap<u64, Vec<HandOut>>,
+    /// Who consumes, by the entry with which it asked for it last.
+    consumers: BTreeMap<Text, Asked>,
+    /// Entries with which somebody who had perhaps something in hand was cut off.
+    cuts: Vec<usize>,
+}
+
+#[derive(Clone, Copy)]
+struct Asked {
+    ms: u64,
+    /// The application has asked for it, and its client not yet.
+    is_new: bool,
+    /// When the newest event that it got since was published.
+    newest_ms: u64,
+}
+
+/// An event in somebody's hands.
+#[derive(Clone)]
+pub(super) struct HandOut {
+    pub(super) who: Text,
+    pub(super) ms: u64,
+    pub(super) attempt: u64,
+    /// Since which entry its consumer was attached, if that is known.
+    since: Option<usize>,
+    /// What was said of it first, and when.
+    pub(super) answer: Option<(Answer, u64)>,
+    /// The entry that says that this came in time and is on disk.
+    pub(super) confirmed_at: Option<usize>,
+    /// The same for one that was in hand when the broker stopped.
+    stopped_at: Option<usize>,
+    /// When the life that had handed it out began to serve.
+    served_ms: u64,
+    /// It was perhaps on its way for longer than its deadline. Then others may have had it meanwhile, and it has not counted.
+    may_be_void: bool,
+}
+
+impl Facts {
+    pub(super) fn see_attempts(&mut self, entry: &Entry) {
+        self.attempts.broken.clear();
+        match &entry.what {
+            What::Attaches { subscription, .. } => self.asks(entry, subscription, true),
+            What::Opens { subscription } => self.asks(entry, subscription, false),
+            What::Detached { .. } | What::Dies {} => self.leaves(&entry.who),
+            What::Delivered { n, .. } => self.handed_out(entry, *n),
+            What::Says {
+                subscription,
+                position,
+                answer,
+            } => self.attempts.said(entry, subscription, *position, *answer),
+            What::Flushes { op, .. } => {
+                let open = self.attempts.open.remove(&entry.who);
+                self.attempts.flushes.insert(*op, open.unwrap_or_default());
+            }
+            What::Late { op, position } => {
+                if let Some(places) = self.attempts.flushes.get_mut(op) {
+                    places.retain(|(_, of, _)| of != position);
+                }
+            }
+            What::Confirmed { op } => self.confirmed(*op),
+            What::NotConfirmed { op, .. } => drop(self.attempts.flushes.remove(op)),
+            What::Serves { .. } => self.attempts.served_ms = entry.ms,
+            What::Stops { .. } => self.attempts.stops = self.in_hand(entry.ms),
+            What::Crashed { .. } => self.attempts.stops.clear(),
+            What::Stopped { .. } => self.stopped(),
+            _ => {}
+        }
+        for news in &self.news {
+            if let News::SubscriptionGone(subscription) = news {
+                self.attempts.of.remove(subscription);
+            }
+        }
+    }
+
+    // Whoever asks again, and has not been told to, was cut off: by what is wrong with its link, or by the end of a life, by which nobody
+    // becomes a suspect.
+    fn asks(&mut self, entry: &Entry, subscription: &Text, is_new: bool) {
+        let hands = self.attempts.of.entry(subscription.clone()).or_default();
+        let ms = entry.ms;
+        let newest_ms = 0;
+        let asked = Asked {
+            ms,
+            is_new,
+            newest_ms,
+        };
+        let before = hands.consumers.insert(entry.who.clone(), asked);
+        if let Some(before) = before.filter(|before| !is_new && !before.is_new) {
+            let was_cut = self.troubles.any_since(before.ms, |fault| {
+                fault.actor().is_some_and(|actor| *actor == *entry.who)
+            });
+            if was_cut || before.ms > self.serves_since {
+                hands.cuts.push(self.at);
+            }
+        }
+    }
+
+    fn leaves(&mut self, who: &Text) {
+        for hands in self.attempts.of.values_mut() {
+            if hands.consumers.remove(who).is_some() {
+                hands.cuts.push(self.at);
+            }
+        }
+        self.attempts.open.remove(who);
+    }
+
+    fn handed_out(&mut self, entry: &Entry, n: u64) {
+        let What::Delivered {
+            subscription,
+            position,
+            attempt,
+            ..
+        } = &entry.what
+        else {
+            return;
+        };
+        let (position, attempt) = (*position, *attempt);
+        let since = self.attached(&entry.who, subscription);
+        let hands = self.attempts.of.get(subscription);
+        let before = hands.and_then(|hands| hands.events.get(&position));
+        let before = before.map_or(&[][..], |before| before);
+        let may_be_void = self.may_be_void(&entry.who, subscription, n, before);
+        // What a client was given as a suspect counts, although it may have been killed before its application had it.
+        let unseen = hands.map_or(0, |hands| hands.cuts.len().saturating_sub(1) as u64);
+        let had = before.len() as u64;
+        let what = format!(
+            "attempt {attempt} of {position} in {subscription}",
+            subscription = &**subscription
+        );
+        let mut broken = Vec::new();
+        if attempt > had + 1 + unseen {
+            let says = format!("{what}, which was handed out {had} times before");
+            broken.push((&COUNTED, says));
+        }
+        for (of, promise) in before
+            .iter()
+            .filter_map(|of| Some((of, self.counts_before(of, entry, since?)?)))
+        {
+            if attempt <= of.attempt {
+                let says = format!(
+                    "{what}, after attempt {} at {} ms, which counts",
+                    of.attempt, of.ms
+                );
+                broken.push((promise, says));
+                break;
+            }
+        }
+        let of = HandOut {
+            who: entry.who.clone(),
+            ms: entry.ms,
+            attempt,
+            since,
+            answer: None,
+            confirmed_at: None,
+            stopped_at: None,
+            served_ms: self.attempts.served_ms,
+            may_be_void,
+        };
+        self.attempts.broken.extend(broken);
+        let published_ms = self.first_handed_out_ms(n);
+        let hands = self.attempts.of.entry(subscription.clone()).or_default();
+        if let Some(asked) = hands.consumers.get_mut(&entry.who) {
+            asked.newest_ms = asked.newest_ms.max(published_ms);
+        }
+        hands.events.entry(position).or_default().push(of);
+    }
+
+    // Whether what comes to somebody for the first time since it asked may have been on its way when a trouble of its link ended, for so long
+    // that it missed its deadline unseen. What a client asked for comes in the order in which it was sent: once it has got what was
+    // published after the trouble, nothing that comes was sent before.
+    fn may_be_void(&self, who: &Text, subscription: &Text, n: u64, before: &[HandOut]) -> bool {
+        let since = self.attached(who, subscription);
+        let is_first = !before.iter().any(|of| of.who == *who && of.since == since);
+        let hands = self.attempts.of.get(subscription);
+        let asked = hands.and_then(|hands| hands.consumers.get(who));
+        let newest_ms = asked.map_or(0, |asked| asked.newest_ms.max(asked.ms));
+        let newest_ms = newest_ms.max(self.first_handed_out_ms(n));
+        let deadline_ms = self.deadline_ms(subscription).max(UNSEEN_MS_MIN);
+        is_first && self.troubles.held_up(who, newest_ms, deadline_ms)
+    }
+
+    fn deadline_ms(&self, subscription: &Text) -> u64 {
+        let of = self.subscriptions.get(subscription);
+        of.map_or(0, |of| of.ack_deadline_ms)
+    }
+
+    // Whether it is known by itself that an event was in somebody's hands.
+    fn is_certain(&self, of: &HandOut) -> bool {
+        !of.may_be_void && !self.troubles.held_up(&of.who, of.ms, 0)
+    }
+
+    // Whether a hand-out was over, and has counted, before another one that came with this entry to somebody attached since then. By what.
+    fn counts_before(&self, of: &HandOut, entry: &Entry, since: usize) -> Option<&'static Promise> {
+        if of.who == entry.who && of.since == Some(since) && self.is_certain(of) {
+            return Some(&COUNTED);
+        }
+        // Where nothing could be written, what came back is only in memory.
+        let unwritten =
+            self.serves_since > of.ms && self.troubles.any_since(of.served_ms, is_of_disk);
+        let known_at = of.confirmed_at.or(of.stopped_at)?;
+        (since > known_at && !unwritten).then_some(&KEPT)
+    }
+
+    fn confirmed(&mut self, op: u64) {
+        let at = self.at;
+        for place in self.attempts.flushes.remove(&op).unwrap_or_default() {
+            let deadline_ms = self.deadline_ms(&place.0);
+            let Some(of) = self.attempts.hand_out(&place) else {
+                continue;
+            };
+            // If it was late, something else has counted in its place, perhaps.
+            let said = of.answer.filter(|(_, ms)| ms - of.ms < deadline_ms);
+            if said.is_some() && self.is_certain(of) {
+                self.attempts.with(&place, |of| of.confirmed_at = Some(at));
+            }
+        }
+    }
+
+    // What is in the hands of those who are attached, as far as the broker has heard by now that they have it.
+    fn in_hand(&self, now_ms: u64) -> Vec<Place> {
+        let mut in_hand = Vec::new();
+        for (subscription, hands) in &self.attempts.of {
+            for (position, all) in &hands.events {
+                let Some(of) = all.last() else {
+                    continue;
+                };
+                let since = self.attached(&of.who, subscription);
+                let is_here =
+                    of.since.is_some() && of.since == since && since > Some(self.serves_at);
+                if is_here && of.ms + HEARD_MS < now_ms && self.is_certain(of) {
+                    in_hand.push((subscription.clone(), *position, all.len() - 1));
+                }
+            }
+        }
+        in_hand
+    }
+
+    // It has come back, and its hand-out is kept.
+    fn stopped(&mut self) {
+        let at = self.at;
+        for place in std::mem::take(&mut self.attempts.stops) {
+            self.attempts.with(&place, |of| of.stopped_at = Some(at));
+        }
+    }
+}
+
+impl Attempts {
+    fn hand_out(&self, (subscription, position, number): &Place) -> Option<&HandOut> {
+        let hands = self.of.get(subscription)?;
+        hands.events.get(position)?.get(*number)
+    }
+
+    fn with(
+        &mut self,
+        (subscription, position, number): &Place,
+        change: impl FnOnce(&mut HandOut),
+    ) {
+        let hands = self.of.get_mut(subscription);
+        let all = hands.and_then(|hands| hands.events.get_mut(position));
+        all.and_then(|all| all.get_mut(*number)).map(change);
+    }
+
+    // Of the last hand-out to whoever says it.
+    fn said(&mut self, entry: &Entry, subscription: &Text, position: u64, answer: Answer) {
+        let Some(hands) = self.of.get_mut(subscription) else {
+            return;
+        };
+        let Some(of) = hands.events.get_mut(&position) else {
+            return;
+        };
+        let Some(number) = of.iter().rposition(|of| of.who == entry.who) else {
+            return;
+        };
+        if answer != Answer::Extend && of[number].answer.is_none() {
+            of[number].answer = Some((answer, entry.ms));
+            let open = self.open.entry(entry.who.clone()).or_default();
+            open.push((subscription.clone(), position, number));
+        }
+    }
+}
+
+/// Holds the broker to it.
+#[derive(Default)]
+pub(super) struct Counted;
+
+impl Group for Counted {
+    fn see(&mut self, _: &Entry, facts: &Facts, found: &mut Found) {
+        for (promise, says) in &facts.attempts.broken {
+            found.breaks(promise, says.clone());
+        }
+    }
+}
