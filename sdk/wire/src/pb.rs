@@ -394,7 +394,8 @@ pub struct Extend {
     #[prost(uint64, optional, tag = "2")]
     pub extend_for_ms: ::core::option::Option<u64>,
 }
-/// The application has not got these events, and will not: they go to whoever asks next, and nothing counts as an attempt. Sent only
+/// The application has not got these events, and will not: they go to others, and nothing counts as an attempt. This consumer gets nothing
+/// more until it grants credit for events, answers one that it has in hand, or says that it has handed over more. Sent only
 /// to a broker that `takes_give_back`, after a `Credit` that counts these deliveries among those handed over, since no more of
 /// them is to come.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

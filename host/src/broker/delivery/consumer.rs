@@ -3,6 +3,7 @@
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -35,6 +36,8 @@ pub struct Consumer {
     who: Principal,
     // Of which version of the policy the answer was that let it in.
     let_in_by: u64,
+    // Its client gave something back since it asked for more.
+    gave_back: AtomicBool,
 }
 
 impl Consumer {
@@ -49,6 +52,7 @@ impl Consumer {
             fetcher: Fetcher::attach_for(context, live, manner),
             who,
             let_in_by,
+            gave_back: AtomicBool::new(false),
         }
     }
 
@@ -296,7 +300,17 @@ impl Consumer {
     /// The client gives back what its application has not got and will not get; this attempt does not count.
     pub fn take_back(&self, ranges: &[RangeInclusive<Position>]) {
         let Fetcher { live, id, .. } = &self.fetcher;
+        self.gave_back.store(true, Ordering::Relaxed);
         live.apply(|state, _| state.take_back(*id, ranges));
+    }
+
+    /// It asks for more, so that it gets something again if it gave back what its application did not take.
+    pub fn goes_on(&self) {
+        // One stream says both, in turn. Most never give anything back, and their credit needs no lock.
+        if self.gave_back.swap(false, Ordering::Relaxed) {
+            let Fetcher { live, id, .. } = &self.fetcher;
+            live.apply(|state, _| state.goes_on(*id));
+        }
     }
 
     /// Gives events back that were handed out but not sent; this attempt does not count.

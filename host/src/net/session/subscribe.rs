@@ -272,6 +272,9 @@ impl<C: Connection> SubscribeStream<'_, C> {
                 if confirm {
                     self.heard.raise(handed_over);
                 }
+                if events > 0 {
+                    consumer.goes_on();
+                }
                 if !planted!(CreditNotGrown) {
                     self.credit.grow(events, bytes);
                 }

@@ -55,6 +55,11 @@ impl SubscriptionState {
             }
         }
         self.effects.arm((!held.is_empty()).then_some(deadline));
+        self.goes_on(consumer);
+    }
+
+    /// The consumer asks for more: its application goes on.
+    pub fn goes_on(&mut self, consumer: ConsumerId) {
         self.effects.wakes |= self.stalled.remove(&consumer);
     }
 

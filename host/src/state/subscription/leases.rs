@@ -118,12 +118,21 @@ impl SubscriptionState {
         if self.show_again(consumer, &runs) {
             return;
         }
-        self.take_back(consumer, &runs);
+        self.come_back(consumer, &runs);
     }
 
     /// Events that were sent and that the consumer's client gives back before its application has got them: as
-    /// [`give_back`](Self::give_back). Whoever only looks holds none.
+    /// [`give_back`](Self::give_back), and others get them, since this consumer gets nothing more until it
+    /// [goes on](Self::goes_on). Whoever only looks holds none.
     pub fn take_back(&mut self, consumer: ConsumerId, ranges: &[RangeInclusive<Position>]) {
+        self.come_back(consumer, ranges);
+        if self.consumers.contains_key(&consumer) && self.stalled.insert(consumer) {
+            self.effects.stalled += 1;
+            self.drain_no_stalled();
+        }
+    }
+
+    fn come_back(&mut self, consumer: ConsumerId, ranges: &[RangeInclusive<Position>]) {
         let unsent = self.take_unsent(consumer, ranges);
         for (first, last) in unsent.iter().copied() {
             self.make_ready(first, last);

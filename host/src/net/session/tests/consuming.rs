@@ -380,18 +380,24 @@ async fn a_late_answer_is_told_and_never_confirmed_as_if_it_were_none() {
 #[tokio::test(start_paused = true)]
 async fn what_a_client_gives_back_goes_to_the_next_and_counts_nothing() {
     let (served, client, _publishing) = served_with(&["a"]).await;
-    let mut first = Consuming::open(&client, "s", 1).await.expect("attached");
+    // Both have credit left.
+    let mut first = Consuming::open(&client, "s", 9).await.expect("attached");
     let (_, attempt, position) = first.event().await;
     assert_eq!(attempt, 1);
-    let positions = Some(pb::Positions {
-        first: vec![position],
-        more: vec![0],
-    });
-    first
-        .say(Command::GiveBack(pb::GiveBack { positions }))
-        .await;
-    let mut second = Consuming::open(&client, "s", 1).await.expect("attached");
+    let give_back = || {
+        let positions = Some(pb::Positions {
+            first: vec![position],
+            more: vec![0],
+        });
+        Command::GiveBack(pb::GiveBack { positions })
+    };
+    first.say(give_back()).await;
+    let mut second = Consuming::open(&client, "s", 9).await.expect("attached");
     assert_eq!(second.event().await.1, 1, "the first attempt, still");
+    // The first goes on, and the second does not.
+    first.grant(1, 0).await;
+    second.say(give_back()).await;
+    assert_eq!(first.event().await.1, 1);
     assert_eq!(
         served.broker.subscription("s").expect("exists").redelivered,
         0

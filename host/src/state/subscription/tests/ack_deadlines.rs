@@ -81,6 +81,31 @@ fn what_an_application_that_stands_still_has_not_got_goes_to_another_and_counts_
 }
 
 #[test]
+fn what_a_client_gives_back_goes_to_another_until_its_application_goes_on() {
+    let mut state = slow();
+    assert_eq!(lease(&mut state, C, 3, 0).len(), 3);
+    state.handed_over(C, &[run(1, 1)], Millis(100));
+    state.take_back(C, &[run(2, 3)]);
+    let effects = state.take_effects();
+    assert_eq!((effects.wakes, effects.stalled), (true, 1));
+    assert_eq!(lease(&mut state, C, 9, 200), [], "it had them");
+    state.attach(D);
+    assert_eq!(lease(&mut state, D, 2, 200), [(2, 1), (3, 1)]);
+    state.goes_on(C);
+    assert!(state.take_effects().wakes);
+    assert_eq!(lease(&mut state, C, 1, 300), [(4, 1)]);
+    // So it does with an answer, or what it hands over.
+    state.take_back(C, &[run(4, 4)]);
+    assert_eq!(lease(&mut state, C, 1, 400), []);
+    ack(&mut state, Some(C), &[run(1, 1)]);
+    assert_eq!(lease(&mut state, C, 1, 400), [(4, 1)]);
+    state.take_back(C, &[run(4, 4)]);
+    // And nothing is left of it when it goes.
+    state.detach(C, &[]);
+    assert_eq!(state.stalled(), 0);
+}
+
+#[test]
 fn a_client_has_time_to_say_what_it_hands_over() {
     let policy = DeliveryPolicy {
         ack_deadline_ms: 1,
