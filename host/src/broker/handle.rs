@@ -74,7 +74,7 @@ pub(super) struct Inner {
     pub(super) policy: Arc<Policy>,
     pub(super) context: Arc<DeliveryContext>,
     pub(super) streams: Arc<ProducerStreams>,
-    pub(super) plugins: PluginStore,
+    pub(super) plugins: Arc<PluginStore>,
     pub(super) reader: StoreReader,
     /// To the checkpointer.
     pub(super) decide: mpsc::Sender<Decision>,

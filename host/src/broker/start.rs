@@ -112,7 +112,8 @@ impl Broker {
             context: context.clone(),
         });
         let reader = opened.reader.clone();
-        let plugins = common.plugin_store(&options, plugins, files.beside(reader.folders()));
+        let plugins =
+            Arc::new(common.plugin_store(&options, plugins, files.beside(reader.folders())));
         let streams = ProducerStreams::new(recovered.producers);
         let at_rest = (recovered.catalog, recovered.next_position);
         let mut threads = Vec::new();
@@ -154,8 +155,7 @@ impl Broker {
             }
             supervisor.start(live);
         }
-        let plugins = broker.0.plugins.loaded.clone();
-        common.start_tasks(supervisor, context, plugins, queues);
+        common.start_tasks(supervisor, context, &broker.0.plugins, queues);
         Ok(broker)
     }
 
@@ -299,7 +299,7 @@ impl Common {
         &self,
         supervisor: Arc<Supervisor>,
         context: Arc<DeliveryContext>,
-        plugins: Arc<Plugins>,
+        plugins: &Arc<PluginStore>,
         queues: Queues,
     ) {
         let Queues { given_up, to_start } = queues;
@@ -314,8 +314,10 @@ impl Common {
         let idle = idle_subscriptions::watch(registry, catalog, self.inbox.clone(), shutdown());
         spawner.lasting("idle subscriptions", idle);
         let conditions = spawner.conditions().clone();
-        let limits = limit_conditions::run(plugins, conditions, shutdown());
+        let limits = limit_conditions::run(plugins.loaded.clone(), conditions, shutdown());
         spawner.lasting("plugin limits", limits);
+        let awaited = plugins.clone().load_awaited(shutdown());
+        spawner.passing("awaited plugins", awaited, |_| ());
         spawner.lasting(
             "dead letters",
             dead_letters::run(context, given_up, shutdown()),

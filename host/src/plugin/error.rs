@@ -128,6 +128,9 @@ pub enum ConfigureError {
     /// Not loaded.
     #[error("plugin {0} is not loaded")]
     NotLoaded(Digest),
+    /// Nor can it be now, which says nothing of it. Later it may.
+    #[error("plugin {0} cannot be loaded now; the broker tries again")]
+    NotYetLoaded(Digest),
     /// A filter was to be used as a transform, or the other way round.
     #[error("the plugin is a {is}, not a {wanted}")]
     WrongWorld {
@@ -181,15 +184,15 @@ impl ConfigureError {
     /// Whether it says nothing of the plugin or the configuration and goes away by itself.
     #[must_use]
     pub fn is_passing(&self) -> bool {
-        matches!(self, Self::Busy(_) | Self::Stopped)
+        matches!(self, Self::Busy(_) | Self::NotYetLoaded(_) | Self::Stopped)
     }
 }
 
 impl From<ConfigureError> for Fault {
     fn from(error: ConfigureError) -> Self {
-        let kind = match error {
-            ConfigureError::Busy(_) | ConfigureError::Stopped => FaultKind::Busy,
-            _ => FaultKind::Trap,
+        let kind = match error.is_passing() {
+            true => FaultKind::Busy,
+            false => FaultKind::Trap,
         };
         Self::new(kind, error.to_string(), "")
     }

@@ -32,8 +32,15 @@ pub struct Plugins {
     workers: Workers,
     options: PluginOptions,
     pub(super) shared: Arc<Shared>,
-    registry: Mutex<BTreeMap<Digest, Arc<CheckedComponent>>>,
+    registry: Mutex<Registry>,
     compiler: CompileQueue,
+}
+
+#[derive(Default)]
+struct Registry {
+    loaded: BTreeMap<Digest, Arc<CheckedComponent>>,
+    /// Somebody is about to load these, one time or another.
+    awaited: HashSet<Digest>,
 }
 
 /// A plugin that can be used.
@@ -77,7 +84,7 @@ impl Plugins {
             workers,
             options,
             shared: Arc::new(shared),
-            registry: Mutex::new(BTreeMap::new()),
+            registry: Mutex::default(),
             compiler: CompileQueue::new(),
         }))
     }
@@ -144,6 +151,21 @@ impl Plugins {
         Ok(self.keep(compiled.await?).describe())
     }
 
+    /// Says whether somebody is about to load the plugin with these bytes, one time or another: who wants to use it may wait for that.
+    pub fn await_it(&self, digest: Digest, is_awaited: bool) {
+        let mut registry = lock(&self.registry);
+        match is_awaited {
+            true => registry.awaited.insert(digest),
+            false => registry.awaited.remove(&digest),
+        };
+    }
+
+    /// Whether somebody is, and it is not loaded.
+    #[must_use]
+    pub fn is_awaited(&self, digest: &Digest) -> bool {
+        lock(&self.registry).awaited.contains(digest)
+    }
+
     /// Stops what is being compiled and compiles nothing more: what runs goes on, and who wants to load something is told that the
     /// service stops, unless that is loaded.
     pub fn stop_compiling(&self) {
@@ -153,7 +175,11 @@ impl Plugins {
     /// Forgets a plugin, its compiled form on disk included. Groups and transformers that use it keep it as long as they live.
     /// Blocks while it removes files.
     pub fn unload(&self, digest: &Digest) {
-        lock(&self.registry).remove(digest);
+        let mut registry = lock(&self.registry);
+        registry.awaited.remove(digest);
+        let unloaded = registry.loaded.remove(digest);
+        drop(registry);
+        drop(unloaded);
         self.shared.cache.remove(digest);
     }
 
@@ -333,18 +359,21 @@ impl Plugins {
     pub fn stats(&self) -> Vec<PluginStats> {
         let registry = lock(&self.registry);
         registry
+            .loaded
             .values()
             .map(|plugin| plugin.counters.snapshot(plugin.digest))
             .collect()
     }
 
     fn get(&self, digest: &Digest) -> Option<Arc<CheckedComponent>> {
-        lock(&self.registry).get(digest).cloned()
+        lock(&self.registry).loaded.get(digest).cloned()
     }
 
     fn keep(&self, loaded: Arc<CheckedComponent>) -> Arc<CheckedComponent> {
         let mut registry = lock(&self.registry);
-        Arc::clone(registry.entry(loaded.digest).or_insert(loaded))
+        registry.awaited.remove(&loaded.digest);
+        let entry = registry.loaded.entry(loaded.digest);
+        Arc::clone(entry.or_insert(loaded))
     }
 
     fn find(
@@ -352,7 +381,15 @@ impl Plugins {
         digest: &Digest,
         wanted: PluginWorld,
     ) -> Result<Arc<CheckedComponent>, ConfigureError> {
-        let plugin = self.get(digest).ok_or(ConfigureError::NotLoaded(*digest))?;
+        let registry = lock(&self.registry);
+        let plugin = match registry.loaded.get(digest) {
+            Some(plugin) => Arc::clone(plugin),
+            None if registry.awaited.contains(digest) => {
+                return Err(ConfigureError::NotYetLoaded(*digest));
+            }
+            None => return Err(ConfigureError::NotLoaded(*digest)),
+        };
+        drop(registry);
         if plugin.world != wanted {
             return Err(ConfigureError::WrongWorld {
                 is: plugin.world.word(),

@@ -32,7 +32,8 @@ pub enum Takes {
 pub enum Fault {
     /// `trap`: a call with such an event traps.
     Trap,
-    /// `once-trap`: so does the first such call, and none after it. Nobody is guilty.
+    /// `once-trap`: so does the first such call that proves nothing, since others are in it or the instance has a past, and none after
+    /// it. Nobody is guilty.
     TrapOnce,
     /// `together TAG`: a call with such an event traps when another rule of the same tag is in it. Nobody is guilty.
     Together(String),

@@ -35,6 +35,8 @@ pub enum Phase {
     Runs,
     /// What is there is consumed.
     Drains,
+    /// Nobody publishes any more.
+    Settles,
     /// Everybody goes.
     Ends,
 }

@@ -257,6 +257,7 @@ impl Stage {
         for publisher in publishers {
             let _ = timeout_at(until, publisher).await;
         }
+        self.phase.send_replace(Phase::Settles);
         // Nothing comes or goes any more, and nothing stands still.
         let _ = timeout_at(until, &mut serving.operator).await;
         let all = self.scene.plan.subscriptions.iter();

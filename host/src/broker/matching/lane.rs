@@ -98,6 +98,8 @@ pub(super) struct Lane {
     leaving: Vec<RuleKey>,
     // Members whose rule could not be set up; their subscription is paused.
     failed: Vec<Member>,
+    // Members for whom there is no plugin yet, for no fault of it; they are added again and again.
+    awaiting: Vec<Member>,
 }
 
 impl Lane {
@@ -123,6 +125,7 @@ impl Lane {
             parked: Vec::new(),
             leaving: Vec::new(),
             failed: Vec::new(),
+            awaiting: Vec::new(),
         }
     }
 
@@ -137,10 +140,12 @@ impl Lane {
                     member.live.id == id && member.chain.revision < member.live.read().revision()
                 };
                 self.failed.retain(|member| !retired(member));
+                self.awaiting.retain(|member| !retired(member));
                 self.release(retired).await;
             }
             LaneCommand::Remove(id) => {
                 self.failed.retain(|member| member.live.id != id);
+                self.awaiting.retain(|member| member.live.id != id);
                 self.release(|member| member.live.id == id).await;
             }
             LaneCommand::Resume(id) => {
@@ -238,7 +243,16 @@ impl Lane {
         }
     }
 
+    async fn add_awaiting(&mut self) {
+        for member in std::mem::take(&mut self.awaiting) {
+            self.add(member).await;
+        }
+    }
+
     fn cannot_set_up(&mut self, member: Member, error: &ConfigureError) {
+        if error.is_passing() {
+            return self.awaiting.push(member);
+        }
         let reason = with_causes(error);
         tracing::error!(subscription = %member.live.name, reason, "a filter cannot be set up; the subscription is paused");
         if member.pause(&reason) {

@@ -1,9 +1,13 @@
-//! Plugins at the start of a broker: what the catalog has is loaded, bundled plugins that it lacks are recorded, and what earlier
-//! brokers left of others is removed.
+//! Plugins at the start of a broker: what the catalog has is loaded, again and again where that fails for no fault of the plugin, bundled
+//! plugins that it lacks are recorded, and what earlier brokers left of others is removed.
 
 use std::collections::HashSet;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
+use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 use super::store::{PluginStore, broken, span_of};
@@ -13,12 +17,33 @@ use crate::plugin::bundled::BundledPlugin;
 use crate::telemetry::conditions::Condition;
 use crate::telemetry::error_line::with_causes;
 
+/// Until it is tried again to load what could not be loaded, at first and at most: the time doubles.
+const AGAIN_FIRST: Duration = Duration::from_secs(1);
+const AGAIN_MAX: Duration = Duration::from_secs(300);
+
+/// Why a plugin that the catalog has is not loaded.
+struct NotLoaded {
+    why: String,
+    /// It says nothing of the plugin.
+    is_passing: bool,
+}
+
+impl NotLoaded {
+    fn told(&self) -> String {
+        match self.is_passing {
+            true => format!("{}; the broker tries again", self.why),
+            false => self.why.clone(),
+        }
+    }
+}
+
 impl PluginStore {
     /// Loads what the catalog has, and records bundled plugins that it has not. Then removes what earlier brokers left of others.
     ///
     /// # Errors
     ///
-    /// The bundled plugin that is refused, and why. One that cannot be kept or compiled now is a condition.
+    /// The bundled plugin that is refused, and why. One that cannot be kept or compiled now is a condition, and so is one of the catalog
+    /// that cannot be loaded, where [`load_awaited`](Self::load_awaited) goes on.
     pub(crate) async fn load_all(
         &self,
         bundled: &[BundledPlugin],
@@ -42,26 +67,89 @@ impl PluginStore {
         }
         for plugin in self.all() {
             self.account_for(&plugin);
-            let loaded = self.load(&plugin).instrument(span_of(&plugin.name));
-            let loaded = loaded.await;
-            self.call_by_name(&self.catalog(), &plugin.digest);
-            if let Err(error) = loaded {
-                tracing::error!(plugin = %plugin.name, version = plugin.version, error, "a plugin does not load; subscriptions that use it are paused");
+            if let Err(failed) = self.try_load(&plugin).await {
+                tracing::error!(plugin = %plugin.name, version = plugin.version, error = failed.told(), "a plugin does not load; subscriptions that use it get nothing new");
+                self.loaded.await_it(plugin.digest, failed.is_passing);
                 let condition = broken(&plugin.name, plugin.version);
-                self.spawner.conditions().raise(condition, error);
+                let why = failed.told();
+                self.spawner.conditions().raise(condition, why);
             }
         }
         self.sweep().await;
         Ok(())
     }
 
-    async fn load(&self, plugin: &PluginInfo) -> Result<(), String> {
+    /// Tries to load what could not be loaded when it said nothing of the plugin, until all is loaded, deleted, or found to be at fault,
+    /// or the broker stops.
+    pub(crate) async fn load_awaited(self: Arc<Self>, shutdown: CancellationToken) {
+        let mut pause = AGAIN_FIRST;
+        loop {
+            let waiting = self.all().into_iter();
+            let waiting: Vec<PluginInfo> = waiting
+                .filter(|plugin| self.loaded.is_awaited(&plugin.digest))
+                .collect();
+            if waiting.is_empty() {
+                return;
+            }
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return,
+                () = tokio::time::sleep(pause) => {}
+            }
+            pause = (2 * pause).min(AGAIN_MAX);
+            for plugin in waiting {
+                self.load_again(&plugin).await;
+            }
+        }
+    }
+
+    async fn load_again(&self, plugin: &PluginInfo) {
+        let condition = broken(&plugin.name, plugin.version);
+        // It may be uploaded again, or deleted, meanwhile.
+        let claim = self.uploads.claim(plugin.digest).await;
+        let conditions = self.spawner.conditions();
+        match self.try_load(plugin).await {
+            Ok(()) => {
+                tracing::info!(plugin = %plugin.name, version = plugin.version, "a plugin that did not load at the start is loaded");
+                conditions.clear(&condition);
+            }
+            Err(failed) => {
+                self.loaded.await_it(plugin.digest, failed.is_passing);
+                // Who deletes it clears its condition when the catalog lacks it.
+                let catalog = self.catalog();
+                let mut versions = catalog.plugins.of_name(&plugin.name);
+                if versions.any(|one| one.version == plugin.version) {
+                    conditions.raise(condition, failed.told());
+                }
+            }
+        }
+        drop(claim);
+        self.forget_unused(&[plugin.digest]).await;
+    }
+
+    async fn try_load(&self, plugin: &PluginInfo) -> Result<(), NotLoaded> {
+        let loaded = self.load(plugin).instrument(span_of(&plugin.name));
+        let loaded = loaded.await;
+        self.call_by_name(&self.catalog(), &plugin.digest);
+        loaded
+    }
+
+    async fn load(&self, plugin: &PluginInfo) -> Result<(), NotLoaded> {
         let (files, digest) = (self.files.clone(), plugin.digest);
         let read = self.blocking(move || files.read(&digest)).await;
-        let read = read.map_err(|error| error.to_string())?;
-        let bytes = read.map_err(|error| error.to_string())?;
+        let read = read.map_err(|error| NotLoaded {
+            why: error.to_string(),
+            is_passing: true,
+        })?;
+        let bytes = read.map_err(|error| NotLoaded {
+            why: error.to_string(),
+            is_passing: !is_gone(&error),
+        })?;
         let loaded = self.loaded.load(&plugin.name, bytes).await;
-        loaded.map(drop).map_err(|error| with_causes(&error))
+        loaded.map(drop).map_err(|error| NotLoaded {
+            why: with_causes(&error),
+            is_passing: error.is_passing(),
+        })
     }
 
     // What a crash left of plugins that the catalog does not have. After a loss nobody knows what it should have, and one that
@@ -89,4 +177,12 @@ impl PluginStore {
         });
         let _ = swept.await;
     }
+}
+
+// Whether reading a plugin's file again will say the same.
+fn is_gone(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::InvalidData
+    )
 }

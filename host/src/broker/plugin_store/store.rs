@@ -212,7 +212,7 @@ impl PluginStore {
 
     // Removes what is kept of these bytes, as far as no version has them any more and nobody is uploading them. What runs goes
     // on with what it has.
-    async fn forget_unused(&self, digests: &[Digest]) {
+    pub(super) async fn forget_unused(&self, digests: &[Digest]) {
         let _no_claims = self.uploads.stop_claims().await;
         let unused: Vec<Digest> = {
             let catalog = self.catalog();

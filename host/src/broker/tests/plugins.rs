@@ -120,6 +120,46 @@ async fn a_bundled_plugin_that_cannot_be_written_does_not_end_the_start() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_plugin_that_cannot_be_read_at_the_start_is_loaded_once_it_can() {
+    let fixture = Fixture::start(1 << 20).await;
+    let mut stream = fixture.publisher().await;
+    stream.submit(1, "a", 3, 10).await;
+    assert!(stream.answers(1).await.remove(0).result.is_ok());
+    fixture
+        .upload("mine", component().into())
+        .await
+        .expect("uploaded");
+    let filter = serde_json::json!({"plugin": "mine", "config": "a"});
+    let spec =
+        serde_json::json!({"name": "s", "topics": ["a"], "start": "earliest", "filters": [filter]});
+    fixture.create(spec).await;
+    fixture.wait_info("s", |info| info.depth == 3).await;
+    let mut files = fixture.traces().files.into_iter();
+    let wasm = files
+        .find(|file| file.ends_with(".wasm"))
+        .expect("its file");
+    let aside = fixture.dir.path().join("aside");
+    // Where a file was there is a folder, which nobody can read as one.
+    let fixture = fixture
+        .start_after(|_| {
+            fs::rename(&wasm, &aside).expect("renamed");
+            fs::create_dir(&wasm).expect("created");
+        })
+        .await;
+    let broken = Condition::PluginBroken("mine@1".into());
+    assert_eq!(fixture.raised(), std::slice::from_ref(&broken));
+    let mut stream = fixture.publisher().await;
+    stream.submit(1, "a", 2, 10).await;
+    assert!(stream.answers(1).await.remove(0).result.is_ok());
+    fs::remove_dir(&wasm).expect("removed");
+    fs::rename(&aside, &wasm).expect("renamed");
+    let info = fixture.wait_info("s", |info| info.depth == 5).await;
+    assert_eq!(info.paused, None);
+    until(|| fixture.raised().is_empty(), || "it is loaded".into()).await;
+    fixture.broker.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn versions_that_are_used_and_deleted_leave_nothing_behind() {
     let fixture = Fixture::start(1 << 20).await;
     let mut stream = fixture.publisher().await;

@@ -53,6 +53,7 @@ impl Causes {
             "journal_full" => checkpoint_fails,
             "disk_full" => struck(&|_, by, _| by == Blow::NoRoom),
             "out_of_files" => struck(&|_, by, _| by == Blow::NoFiles),
+            "plugin_broken" => struck(&|on, _, path| !is_write(on) && is_of(path, "plugins")),
             "unreadable" => was_moved() || struck(&|on, _, _| !is_write(on)),
             "folder_lost" | "journal_file_lost" => was_moved(),
             _ => false,

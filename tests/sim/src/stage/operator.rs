@@ -359,7 +359,8 @@ impl Shift {
         self.answered(op, uploaded.map(|_| 0))
     }
 
-    // Whatever stands still because a filter fails gets a sound one and goes on, until everything was consumed.
+    // Whatever stands still because a filter fails gets a sound one and goes on, until everything was consumed and nothing
+    // more comes.
     async fn mend(&self) {
         let plan = self.scene.plan.clone();
         let named = plan.operations.iter().flat_map(|of| of.does.filters());
@@ -368,7 +369,7 @@ impl Shift {
             return;
         }
         loop {
-            let mut is_over = true;
+            let mut is_over = *self.scene.phase.borrow() >= Phase::Settles;
             for Subscription { name, .. } in &plan.subscriptions {
                 let Ok(info) = self.broker.subscription(name) else {
                     continue;

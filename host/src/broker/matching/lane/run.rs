@@ -46,6 +46,7 @@ impl Lane {
             let late = || self.cohorts.iter().filter(|cohort| cohort.cursor < end);
             let behind = late().any(|cohort| !cohort.rests(now));
             let rested = late().filter_map(|cohort| cohort.rests_until).min();
+            let is_awaiting = !self.awaiting.is_empty();
             let has_members = !self.cohorts.is_empty();
             let idle_at = self.group.as_ref().and_then(FilterGroup::idle_at);
             let command = tokio::select! {
@@ -57,6 +58,7 @@ impl Lane {
                 },
                 // A step that could not be done is tried again.
                 () = tokio::time::sleep(RETRY), if behind => continue,
+                () = tokio::time::sleep(RETRY), if is_awaiting => None,
                 () = tokio::time::sleep_until(rested.unwrap_or(now)), if rested.is_some() && !behind => continue,
                 changed = self.end.wait_for(|now| *now > end), if has_members && !behind => {
                     if changed.is_err() {
@@ -68,7 +70,10 @@ impl Lane {
             };
             match command {
                 Some(command) => self.obey(command).await,
-                None => self.give_back_idle().await,
+                None => {
+                    self.add_awaiting().await;
+                    self.give_back_idle().await;
+                }
             }
         }
     }
@@ -81,7 +86,7 @@ impl Lane {
 
     // Nobody is in it.
     fn is_left(&self) -> bool {
-        self.members.is_empty() && self.failed.is_empty()
+        self.members.is_empty() && self.failed.is_empty() && self.awaiting.is_empty()
     }
 
     // Those that leave go to where they go on. False when there is something to be heard before.
@@ -105,6 +110,7 @@ impl Lane {
     // Whoever deleted a subscription may have gone before it could say so here.
     async fn forget_deleted(&mut self) {
         self.failed.retain(|member| !member.live.is_deleted());
+        self.awaiting.retain(|member| !member.live.is_deleted());
         let deleted = |member: &&Member| member.live.is_deleted();
         let gone: Vec<SubscriptionId> = self
             .members
