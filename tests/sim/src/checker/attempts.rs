@@ -8,6 +8,7 @@ use super::facts::Facts;
 use super::troubles::is_of_disk;
 use super::{Found, Group, Promise};
 use crate::history::{Answer, Entry, Text, What};
+use crate::plan::Fault;
 
 pub(super) const COUNTED: Promise = Promise {
     id: "I13",
@@ -110,6 +111,7 @@ impl Facts {
             What::Stops { .. } => self.attempts.stops = self.in_hand(entry.ms),
             What::Crashed { .. } => self.attempts.stops.clear(),
             What::Stopped { .. } => self.stopped(),
+            What::Troubled { what, .. } => self.attempts.cut_while_it_stops(what),
             _ => {}
         }
         for news in &self.news {
@@ -162,6 +164,10 @@ impl Facts {
         };
         let (position, attempt) = (*position, *attempt);
         let since = self.attached(&entry.who, subscription);
+        // What was on its way when that was deleted.
+        if self.is_attached_to_another(&entry.who, subscription) {
+            return;
+        }
         let hands = self.attempts.of.get(subscription);
         let before = hands.and_then(|hands| hands.events.get(&position));
         let before = before.map_or(&[][..], |before| before);
@@ -291,6 +297,19 @@ impl Facts {
 }
 
 impl Attempts {
+    // Whoever is cut off while the broker stops had perhaps more in hand, of which each may be a suspect.
+    fn cut_while_it_stops(&mut self, fault: &Fault) {
+        let Some(actor) = fault.actor() else {
+            return;
+        };
+        let stops = std::mem::take(&mut self.stops);
+        let stays = stops.into_iter().filter(|place| {
+            let of = self.hand_out(place);
+            of.is_some_and(|of| *of.who != *actor)
+        });
+        self.stops = stays.collect();
+    }
+
     fn hand_out(&self, (subscription, position, number): &Place) -> Option<&HandOut> {
         let hands = self.of.get(subscription)?;
         hands.events.get(position)?.get(*number)

@@ -116,6 +116,16 @@ impl Facts {
         is_this.then_some(*since)
     }
 
+    /// Whether whoever consumes a subscription of this name was attached to one that is not, or no more, that of it.
+    pub(super) fn is_attached_to_another(&self, who: &Text, subscription: &Text) -> bool {
+        let attached = &self.changes.attached;
+        let Some((born, _)) = attached.get(&(who.clone(), subscription.clone())) else {
+            return false;
+        };
+        let of = self.subscriptions.get(subscription);
+        of.is_none_or(|of| of.born != *born)
+    }
+
     /// Whether an event may have been in a topic that was deleted since.
     pub(super) fn may_have_gone(&self, n: u64) -> bool {
         let event = self.events.get(&n);

@@ -11,6 +11,8 @@ use crate::history::{Cause, Durability, Entry, Text, What};
 
 /// How long a sync may take beside the interval in which it comes. A slow disk is in the plan, and then nothing is held against the broker.
 const SYNC_MS: u64 = 1_000;
+/// How long what was sent may wait for the disk, whose syncs take 10 s at most, for it and for what is before it.
+const WRITTEN_MS_MAX: u64 = 30_000;
 
 #[derive(Default)]
 pub(super) struct Facts {
@@ -162,6 +164,19 @@ impl Facts {
     pub(super) fn is_synced_at_intervals(&self, event: &Event) -> bool {
         let topic = self.topics.get(&event.topic);
         topic.is_some_and(|topic| topic.durability == Durability::Interval)
+    }
+
+    /// Whether an event of which nobody was told may come to a subscription later than then: it waits for a disk as slow as they get.
+    pub(super) fn may_be_on_its_way(&self, subscription: &Text, ms: u64) -> bool {
+        let Some(of) = self.subscriptions.get(subscription) else {
+            return false;
+        };
+        let mut events = self.events.values();
+        events.any(|event| {
+            event.topic == of.topic
+                && event.answered_ms.is_none()
+                && event.asked_ms.saturating_add(WRITTEN_MS_MAX) > ms
+        })
     }
 
     /// Whether the power may have taken an event that was answered or seen then.

@@ -79,6 +79,8 @@ pub(super) struct Ledger {
     due: BTreeMap<u64, Vec<Text>>,
     /// What a flush is about: its answers, by position, and whether they are acks.
     flushes: BTreeMap<u64, (Text, BTreeMap<u64, Said>)>,
+    /// When each subscription was found empty last.
+    drained_ms: BTreeMap<Text, u64>,
 }
 
 #[derive(Default)]
@@ -158,10 +160,17 @@ impl Group for Ledger {
             What::Dies {} => self.forgets(&entry.who),
             What::Crashed { cause, .. } => self.crashed(*cause, entry.ms, facts),
             What::CameBack { subscription } => {
-                let says = format!("{subscription} was empty, and is not after a stop and a start");
-                found.breaks(&ACKED, says);
+                let drained_ms = self.drained_ms.get(subscription).copied();
+                if !drained_ms.is_some_and(|ms| facts.may_be_on_its_way(subscription, ms)) {
+                    let says =
+                        format!("{subscription} was empty, and is not after a stop and a start");
+                    found.breaks(&ACKED, says);
+                }
             }
-            What::Drained { subscription } => self.drained(subscription, facts, found),
+            What::Drained { subscription } => {
+                self.drained_ms.insert(subscription.clone(), entry.ms);
+                self.drained(subscription, facts, found);
+            }
             _ => {}
         }
         for news in &facts.news {

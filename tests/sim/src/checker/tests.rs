@@ -135,6 +135,38 @@ fn an_answered_event_is_delivered_until_it_is_acked() {
 }
 
 #[test]
+fn what_was_consumed_stays_so_over_a_stop() {
+    let back = "1010 broker came-back subscription=s\n";
+    let late = "900 p publishes op=12 producer=a topic=t n=2 hash=7\n";
+    let elsewhere = late.replace("topic=t", "topic=fast");
+    let answered = "901 p published op=12 sequence=2 is_duplicate=false\n";
+    let got = "902 c delivered subscription=s topic=t position=6 sequence=2 attempt=1 n=2 hash=7
+        903 c says subscription=s position=6 answer=ack
+        904 c flushes op=13 subscription=s
+        905 c confirmed op=13\n";
+    let all = [ONE, GOT, ACKED, CONFIRMED];
+    let with = |more: &[&'static str]| [&all[..], more].concat();
+    check_broken(&[
+        ("it does not", &with(&[DRAINED, back]), &["ACKED"]),
+        (
+            "nobody knows of one that was just sent",
+            &with(&[late, DRAINED, back]),
+            &[],
+        ),
+        (
+            "everybody knows",
+            &with(&[late, answered, got, DRAINED, back]),
+            &["ACKED"],
+        ),
+        (
+            "to another topic",
+            &[&all[..], &[&elsewhere, DRAINED, back]].concat(),
+            &["ACKED"],
+        ),
+    ]);
+}
+
+#[test]
 fn what_is_synced_at_intervals_survives_a_kill_and_after_a_moment_the_power() {
     let one = "
         10 p publishes op=10 producer=a topic=fast n=1 hash=7

@@ -33,6 +33,7 @@ fn an_attempt_counts_hand_outs() {
     let (once, twice) = (again(1), again(2));
     let lag = format!("12 n troubled what={} until_ms=29\n", outage("c", 17));
     let of_another = format!("12 n troubled what={} until_ms=29\n", outage("d", 17));
+    let deleted = "14 o deletes-subscription op=20 subscription=s\n15 o done op=20 id=0\n";
     let dies = "14 c dies\n15 c attaches op=20 subscription=s\n15 c opens subscription=s\n16 c attached op=20\n";
     let cut = "14 n troubled what={\"cut\":{\"actor\":\"c\"}} until_ms=14\n15 c opens subscription=s\n16 c opens subscription=s\n";
     check_broken(&[
@@ -56,6 +57,11 @@ fn an_attempt_counts_hand_outs() {
             "on another link",
             &[ONE, GOT, &of_another, nacked, &once],
             &["COUNTED"],
+        ),
+        (
+            "its subscription is deleted",
+            &[ONE, GOT, nacked, deleted, &again(9)],
+            &[],
         ),
         ("its client died", &[ONE, GOT, dies, &once], &[]),
         (
@@ -167,7 +173,26 @@ fn what_was_in_hand_at_a_stop_counts() {
     let just_now = GOT.replace("12 c", "1950 c");
     let full = disk_full("13");
     let opens = "6 c opens subscription=s\n";
+    let cut = |who: &str| {
+        STOPPED.replace(
+            "    2020 broker stopped",
+            &format!(
+                "    2020 n troubled what={{\"close\":{{\"actor\":\"{who}\"}}}} until_ms=2020\n    2020 broker stopped"
+            ),
+        )
+    };
+    let (cut, cut_another) = (cut("c"), cut("d"));
     check_broken(&[
+        (
+            "cut off meanwhile, who had perhaps more in hand",
+            &[opens, ONE, GOT, &cut, &once],
+            &[],
+        ),
+        (
+            "another was cut off",
+            &[opens, ONE, GOT, &cut_another, &once],
+            &["KEPT"],
+        ),
         ("it does", &[opens, ONE, GOT, STOPPED, &twice], &[]),
         ("it does not", &[opens, ONE, GOT, STOPPED, &once], &["KEPT"]),
         ("nobody knew", &[opens, ONE, &just_now, STOPPED, &once], &[]),
