@@ -163,14 +163,24 @@ async fn connect(broker: &BrokerProcess, path: &Path) -> anyhow::Result<Client> 
 #[tokio::test]
 async fn where_packets_overtake_each_other_a_client_connects_anew_and_waits_for_late_ones()
 -> anyhow::Result<()> {
+    check_moving(false).await
+}
+
+#[tokio::test]
+async fn what_a_publisher_sends_again_when_it_moves_to_such_a_connection_is_there_once()
+-> anyhow::Result<()> {
+    check_moving(true).await
+}
+
+async fn check_moving(idempotent: bool) -> anyhow::Result<()> {
     let broker = BrokerProcess::start().await?;
     let all = json!({"name": "all", "topics": ["t"]});
     broker.admin().create(all).await?;
     let path = Path::to(broker.quic_addr(), LATE).await?;
     let client = connect(&broker, &path).await?;
-    // It would double what is sent again.
+    // One whose events have no numbers would double what is sent again.
     let options = PublisherOptions {
-        idempotent: false,
+        idempotent,
         ..PublisherOptions::default()
     };
     let publisher = client.publisher(options).await?;

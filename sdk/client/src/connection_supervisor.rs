@@ -58,6 +58,7 @@ pub(crate) async fn connect<K: Connector>(
         closing: TaskTracker::new(),
         backoff,
         look_at: Instant::now() + LOOK_EVERY,
+        late_look_at: Instant::now(),
         better_again: Backoff::new(BETTER_AGAIN_MIN, BETTER_AGAIN_MAX, random.clone()),
         better_from: Instant::now(),
         objection_is_said: false,
@@ -111,8 +112,9 @@ struct Supervisor<K: Connector> {
     closing: TaskTracker,
     /// Between attempts.
     backoff: Backoff,
-    /// When to look at the connections.
+    /// When to look at the connections, and whether packets come late on the one there is.
     look_at: Instant,
+    late_look_at: Instant,
     /// How long none better is looked for after an attempt at one has come to nothing, and until when that is.
     better_again: Backoff,
     better_from: Instant,
@@ -166,6 +168,7 @@ enum Event<C: Connection> {
     GoAway(pb::GoAway),
     Dialed(Dialed<C>),
     Look,
+    LateLook,
     LatePackets,
 }
 
@@ -228,6 +231,8 @@ impl<K: Connector> Supervisor<K> {
         } = self;
         let is_any = current.is_some() || !lingering.is_empty();
         let looks = self.dialer.options.reconnect && is_any;
+        let can_be_better = |current: &Current<_>| !current.established.expects_reordering;
+        let looks_for_late = looks && current.as_ref().is_some_and(can_be_better);
         let happens = async {
             match current {
                 Some(current) => current.next_event().await,
@@ -246,6 +251,7 @@ impl<K: Connector> Supervisor<K> {
             event = happens => event,
             dialed = dialed => Event::Dialed(dialed),
             () = sleep_until(self.look_at), if looks => Event::Look,
+            () = sleep_until(self.late_look_at), if looks_for_late => Event::LateLook,
         }
     }
 
@@ -273,16 +279,35 @@ impl<K: Connector> Supervisor<K> {
                 self.look();
                 Ok(())
             }
-            Event::LatePackets => {
-                // One beside a silent connection is needed more.
-                if self.attempting.is_none() {
-                    info!(
-                        "packets overtake each other on the way; connecting anew, to wait for late ones"
-                    );
-                    self.attempt_beside(Why::Late);
-                }
+            Event::LateLook => {
+                self.look_for_late();
                 Ok(())
             }
+            Event::LatePackets => {
+                self.wait_for_late();
+                Ok(())
+            }
+        }
+    }
+
+    fn look_for_late(&mut self) {
+        self.late_look_at = Instant::now() + LOOK_EVERY;
+        let is_kept = self.attempting.is_some() || Instant::now() < self.better_from;
+        let Some(current) = self.current.as_mut().filter(|_| !is_kept) else {
+            return;
+        };
+        let are_late = current.late.look(&current.established);
+        self.late_look_at = Instant::now() + current.late.look_again();
+        if are_late {
+            self.wait_for_late();
+        }
+    }
+
+    fn wait_for_late(&mut self) {
+        // One beside a silent connection is needed more.
+        if self.attempting.is_none() {
+            info!("packets overtake each other on the way; connecting anew, to wait for late ones");
+            self.attempt_beside(Why::Late);
         }
     }
 
@@ -399,6 +424,7 @@ impl<K: Connector> Supervisor<K> {
         let established = Arc::new(established);
         self.link.say(LinkState::Up(Arc::clone(&established)));
         let current = Current::new(established, hello, &self.random);
+        self.late_look_at = Instant::now() + current.late.look_again();
         let old = self.current.replace(current);
         match (why, old) {
             (Why::Gone { ending }, _) => ending.iter().for_each(CancellationToken::cancel),
@@ -437,12 +463,7 @@ impl<K: Connector> Supervisor<K> {
                 self.attempting = None;
                 self.link.say(LinkState::Up(established));
             }
-            None => {
-                let is_kept = self.attempting.is_some() || Instant::now() < self.better_from;
-                if !is_kept && !established.expects_reordering {
-                    current.late.look(&established);
-                }
-            }
+            None => {}
         }
     }
 

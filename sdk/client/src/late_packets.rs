@@ -1,7 +1,8 @@
-//! Late packets: whether packets that count as lost only came late, because the path lets others overtake them. Asked of the broker when
-//! there is a reason to; when to look, and what to do about it, is the supervisor's business.
+//! Late packets: whether packets that count as lost only came late, because the path lets others overtake them. Where it is many, this end
+//! sees it by itself; otherwise the broker is asked when there is a reason to. What to do about it is the supervisor's business.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -12,12 +13,26 @@ use tracing::debug;
 use crate::error::MeasureError;
 use crate::hello::Established;
 use crate::measure::report_on;
+use crate::silence::LOOK_EVERY;
 
 /// So many packets late are no accident.
 const LATE_LEAST: u64 = 20;
 /// Nor is this part of them: where one packet in fifty is sent again in vain, to wait for it would cost more than that. Where a broker
 /// counts no frames, datagrams that the network doubles make up for lost ones, and look like late ones.
 const LATE_PART_LEAST: f64 = 0.05;
+
+/// Where this part of what was sent counts as lost, and packets are acknowledged after later ones, these were not lost: no question is
+/// needed, which would have to wait behind what is sent again in vain. Most of those that were overtaken count as lost before they are
+/// acknowledged, so few are left to be seen; where packets come in order it is none. One may be an accident.
+const OBVIOUS_PART: f64 = 0.25;
+const OVERTAKEN_LEAST: u64 = 2;
+/// Of so many packets at a time.
+const OBVIOUS_OF: u64 = 512;
+
+/// So many datagrams sent between two looks are traffic of which the next look may tell something.
+const BUSY_DATAGRAMS: u64 = 8;
+/// How often to look while there is such traffic, at most: it is half a round trip otherwise.
+const BUSY_LOOKS_EVERY_LEAST: Duration = Duration::from_millis(25);
 
 /// The broker is asked for the first time when so many datagrams came: something may have counted as lost there. Each further question
 /// takes twice as much as the one before, whether packets came or count as lost here: most paths that lose packets really lose them.
@@ -29,6 +44,11 @@ const LOST_TIMES_MAX: u64 = 64;
 
 /// What was seen of a connection.
 pub(crate) struct LatePackets {
+    /// What was counted here at the last look.
+    looked: ConnectionCounters,
+    look_again: Duration,
+    /// What was counted here when the packets began in which it may be obvious.
+    obvious_since: Sent,
     /// What was counted here when the broker was asked last.
     asked: ConnectionCounters,
     /// How many times more than at first the next question takes.
@@ -44,6 +64,9 @@ impl LatePackets {
     /// Of a connection that was just made.
     pub(crate) fn new() -> Self {
         Self {
+            looked: ConnectionCounters::default(),
+            look_again: BUSY_LOOKS_EVERY_LEAST,
+            obvious_since: Sent::default(),
             asked: ConnectionCounters::default(),
             times: 1,
             asking: None,
@@ -52,18 +75,48 @@ impl LatePackets {
         }
     }
 
-    /// Looks at what this end of `established` has counted, and asks the broker when it is worth it. Not where the broker is near, nor
-    /// while the connection is measured by others, whose numbers the question would change.
-    pub(crate) fn look<C: Connection>(&mut self, established: &Arc<Established<C>>) {
+    /// Looks at what this end of `established` has counted. Returns whether that alone says that packets come late; otherwise asks the
+    /// broker when it is worth it. Not where the broker is near, nor while the connection is measured by others, whose numbers the question
+    /// would change.
+    pub(crate) fn look<C: Connection>(&mut self, established: &Arc<Established<C>>) -> bool {
         let connection = &established.connection;
-        let waits = self.is_over || self.asking.is_some() || !established.meters.is_empty();
-        if waits || !established.takes_measure || !connection.is_long() {
-            return;
+        self.look_again = LOOK_EVERY;
+        let is_measured = !established.meters.is_empty();
+        if is_measured || !established.takes_measure || !connection.is_long() {
+            return false;
         }
         let here = connection.counters();
-        if self.is_worth_asking(&here) {
+        let sent = here.since(&self.looked).datagrams_sent;
+        if sent >= BUSY_DATAGRAMS {
+            let half = connection.round_trip() / 2;
+            self.look_again = half.clamp(BUSY_LOOKS_EVERY_LEAST, LOOK_EVERY);
+        }
+        self.looked = here.clone();
+        if self.is_obvious(Sent::of(&here, connection.overtaken())) {
+            self.asking = None;
+            return true;
+        }
+        if !self.is_over && self.asking.is_none() && self.is_worth_asking(&here) {
             self.asking = Some(ask(Arc::clone(established), here).boxed());
         }
+        false
+    }
+
+    /// How long after that to look again: soon while there is traffic on a long path, and seldom otherwise.
+    pub(crate) fn look_again(&self) -> Duration {
+        self.look_again
+    }
+
+    // Whether packets come late, by what this end has sent and heard of. Of what is long ago it says nothing.
+    fn is_obvious(&mut self, now: Sent) -> bool {
+        let more = now.since(self.obvious_since);
+        let is_obvious = more.lost >= LATE_LEAST
+            && more.lost as f64 >= OBVIOUS_PART * more.packets as f64
+            && more.overtaken >= OVERTAKEN_LEAST;
+        if more.packets >= OBVIOUS_OF {
+            self.obvious_since = now;
+        }
+        is_obvious
     }
 
     // Whether there is a reason to ask the broker, who is asked then.
@@ -103,6 +156,34 @@ impl LatePackets {
     fn is_found(&self, ways: &[Way; 2]) -> bool {
         let mut ways = ways.iter().zip(&self.unremarkable);
         ways.any(|(now, earlier)| lets_overtake(now.since(earlier)))
+    }
+}
+
+/// What one end has counted of the packets that it sent.
+#[derive(Clone, Copy, Debug, Default)]
+struct Sent {
+    packets: u64,
+    /// Of them, those that it takes for lost.
+    lost: u64,
+    /// Of the others, those that were acknowledged after later ones.
+    overtaken: u64,
+}
+
+impl Sent {
+    fn of(here: &ConnectionCounters, overtaken: u64) -> Self {
+        Self {
+            packets: here.packets_sent,
+            lost: here.packets_lost,
+            overtaken,
+        }
+    }
+
+    fn since(self, earlier: Self) -> Self {
+        Self {
+            packets: self.packets.saturating_sub(earlier.packets),
+            lost: self.lost.saturating_sub(earlier.lost),
+            overtaken: self.overtaken.saturating_sub(earlier.overtaken),
+        }
     }
 }
 
@@ -193,6 +274,32 @@ mod tests {
             assert!(questions.len() <= questions_max, "{questions:?}");
             assert!(questions.len() >= 8, "it goes on: {questions:?}");
         }
+    }
+
+    #[test]
+    fn many_late_packets_are_obvious_and_lost_ones_never() {
+        #[track_caller]
+        fn check(looks: &[(u64, u64, u64)], expected: bool) {
+            let mut late = LatePackets::new();
+            let sent = |(packets, lost, overtaken)| Sent {
+                packets,
+                lost,
+                overtaken,
+            };
+            let looks = looks.iter().map(|look| late.is_obvious(sent(*look)));
+            let found = looks.collect::<Vec<_>>();
+            assert_eq!(found.last(), Some(&expected), "{found:?}");
+        }
+        check(&[(10, 5, 2), (40, 20, 2)], true);
+        // Some may be lost beside: it is the others that could not have been overtaken.
+        check(&[(80, 20, 2)], true);
+        check(&[(40, 19, 2)], false);
+        check(&[(81, 20, 2)], false);
+        check(&[(1_000, 700, 0)], false);
+        check(&[(1_000, 700, 1)], false);
+        // A path that changes after a long time, and one that was so for a moment long ago.
+        check(&[(100_000, 1_000, 0), (100_200, 1_080, 3)], true);
+        check(&[(100_000, 1_000, 9), (100_200, 1_080, 10)], false);
     }
 
     #[test]

@@ -136,6 +136,12 @@ pub trait Connection: Clone + Send + Sync + 'static {
         self.round_trip() >= LONG_PATH
     }
 
+    /// How many packets of this end the other side has acknowledged after later ones. None of them counts as lost, and none that was lost is
+    /// among them: where packets come in order it is none at all. Only so many as the transport notices, which may see none.
+    fn overtaken(&self) -> u64 {
+        0
+    }
+
     /// What the transport goes by. One that has nothing to choose says nothing of it.
     fn settings(&self) -> TransportSettings {
         TransportSettings::default()

@@ -69,7 +69,9 @@ pub(super) struct MeasureStream<C: Connection> {
     takes_compressed: bool,
     /// Echoes are told apart by their number.
     echoes: u64,
-    _runs: (TaskTrackerToken, TaskTrackerToken),
+    _runs: TaskTrackerToken,
+    /// The application measures by this.
+    _measures: Option<TaskTrackerToken>,
 }
 
 impl<C: Connection> MeasureStream<C> {
@@ -78,9 +80,13 @@ impl<C: Connection> MeasureStream<C> {
         test: bool,
     ) -> Result<(Self, pb::MeasureReady), MeasureError> {
         let established = link.established().await.map_err(MeasureError::Connection)?;
-        Self::open_on(&established, test).await
+        let measures = established.meters.token();
+        let (mut stream, ready) = Self::open_on(&established, test).await?;
+        stream._measures = Some(measures);
+        Ok((stream, ready))
     }
 
+    /// One of which the application knows nothing, so that it keeps no connection from being replaced.
     pub(super) async fn open_on(
         established: &Established<C>,
         test: bool,
@@ -96,7 +102,8 @@ impl<C: Connection> MeasureStream<C> {
             connection,
             takes_compressed: established.takes_compact,
             echoes: 0,
-            _runs: (established.streams.token(), established.meters.token()),
+            _runs: established.streams.token(),
+            _measures: None,
         };
         let opened: pb::MeasureOpened = stream.next().await?;
         match opened.result {

@@ -36,6 +36,8 @@ enum End {
     Retry(Option<Duration>),
     /// Everything is answered, and another stream goes on over another connection.
     Moved,
+    /// So it does at once, and sends what is not answered again.
+    Left,
     /// Nothing can be published any more.
     Fatal(PublishError),
 }
@@ -110,7 +112,7 @@ impl<C: Connection> Driver<C> {
                     match end {
                         // The stream is whole; should the connection be gone, nothing is lost any more.
                         End::Finished | End::Moved => stream.frames.finish(),
-                        End::Retry(_) | End::Fatal(_) => stream.frames.abandon(),
+                        End::Left | End::Retry(_) | End::Fatal(_) => stream.frames.abandon(),
                     }
                     end
                 }
@@ -119,7 +121,7 @@ impl<C: Connection> Driver<C> {
             match end {
                 End::Finished => return,
                 End::Fatal(error) => break error,
-                End::Moved => {}
+                End::Moved | End::Left => {}
                 End::Retry(wait) => {
                     if self.obstacle.is_none() {
                         self.set_obstacle(Some(LOST.to_owned()));
@@ -174,10 +176,8 @@ impl<C: Connection> Driver<C> {
     }
 
     fn begin(&mut self, stream: &PublishStream<C>, ready: &pb::PublishReady) {
-        if let Some(opened) = self.opened.take() {
+        if self.opened.is_some() {
             self.outstanding.go_on_after(ready.last_number);
-            // Nobody may be waiting any more; the publisher is gone then, which is noticed elsewhere.
-            let _ = opened.send(Ok(()));
         }
         if self.obstacle.as_deref() == Some(LOST) {
             self.set_obstacle(None);
@@ -188,6 +188,12 @@ impl<C: Connection> Driver<C> {
         state.gatherer.set_credit(stream.credit_bytes());
         if self.room_grows {
             state.room.widen(stream.credit_bytes());
+        }
+        drop(state);
+        // Whoever hears of it may publish at once, and would fill a batch as large as on no path at all if this were said before.
+        if let Some(opened) = self.opened.take() {
+            // Nobody may be waiting any more; the publisher is gone then, which is noticed elsewhere.
+            let _ = opened.send(Ok(()));
         }
     }
 
@@ -248,6 +254,9 @@ impl<C: Connection> Driver<C> {
                 stream.written(&written);
                 Ok(())
             }
+            // A connection on which the broker says goodbye is no worse than the other. One on which packets count as lost takes seconds for
+            // what waits there, and what comes to the broker twice is known by its numbers, if it has any.
+            Event::Moves if stream.is_worse() && !self.producer_id.is_empty() => Err(End::Left),
             Event::Moves => {
                 stream.begin_to_move();
                 Ok(())

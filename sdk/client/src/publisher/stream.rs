@@ -157,6 +157,11 @@ impl<C: Connection> PublishStream<C> {
         true
     }
 
+    /// Its connection is replaced by a better one, and not since the broker wants it to end.
+    pub(super) fn is_worse(&self) -> bool {
+        self.established.moves.is_cancelled() && self.established.goodbye.get().is_none()
+    }
+
     /// Stages nothing more; what was staged is sent and answered here.
     pub(super) fn begin_to_move(&mut self) {
         self.draining.get_or_insert(Draining::Moves);

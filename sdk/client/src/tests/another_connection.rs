@@ -43,6 +43,8 @@ pub(super) struct Seen {
     routes: AtomicU64,
     /// Packets that count as lost, of 1,000 that were sent.
     pub(super) lost: AtomicU64,
+    /// Of the others, those that were acknowledged after later ones.
+    pub(super) overtaken: AtomicU64,
 }
 
 /// A connection over it, which is the first, or the second, and so on.
@@ -115,6 +117,10 @@ impl Connection for Far {
         }
     }
 
+    fn overtaken(&self) -> u64 {
+        self.1.overtaken.load(Ordering::Relaxed)
+    }
+
     fn follow_route(&self) -> bool {
         self.1.routes.fetch_add(1, Ordering::Relaxed);
         false
@@ -122,7 +128,7 @@ impl Connection for Far {
 
     fn counters(&self) -> ConnectionCounters {
         let mut counters = ConnectionCounters::default();
-        counters.datagrams_sent = 1_000;
+        (counters.datagrams_sent, counters.packets_sent) = (1_000, 1_000);
         counters.packets_lost = self.1.lost.load(Ordering::Relaxed);
         counters
     }
@@ -272,7 +278,8 @@ async fn a_silent_connection_is_closed_when_there_is_another() {
 async fn silence_on_the_connection_that_streams_move_from_ends_the_move() {
     let mut broker = FarBroker::far_away();
     let client = broker.far_client().await;
-    let (publisher, mut first) = tokio::join!(publisher(&client, true), opened(&mut broker));
+    // One whose events have no numbers, so that it waits for their answers.
+    let (publisher, mut first) = tokio::join!(publisher(&client, false), opened(&mut broker));
     let (mut consumer, mut consuming) = consumer(&mut broker, &client).await;
     consuming.deliver(1, &[1]).await;
     let in_hand = take(&mut consumer).await;
@@ -392,6 +399,24 @@ async fn where_packets_come_late_another_connection_is_tried_until_there_is_one_
     broker.stream().await.publish_ready(1_000, 10).await;
     assert_eq!(broker.expected(), [false, true, true, false]);
     stream.ended().await;
+    drop(publisher);
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_most_packets_come_late_the_broker_is_not_asked_first() {
+    let mut broker = FarBroker::far_away();
+    let client = broker.far_client().await;
+    let (publisher, _before) = tokio::join!(publisher(&client, true), opened(&mut broker));
+    broker.door.seen.overtaken.store(5, Ordering::Relaxed);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(broker.attempts().len(), 1, "nothing counts as lost");
+    broker.door.seen.lost.store(400, Ordering::Relaxed);
+    let begun = Instant::now();
+    broker.attempts_are(2).await;
+    let took = begun.elapsed();
+    assert!(took < Duration::from_secs(1), "{took:?}");
+    assert_eq!(broker.expected(), [false, true]);
+    opened(&mut broker).await;
     drop(publisher);
 }
 

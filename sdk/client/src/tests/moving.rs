@@ -39,6 +39,38 @@ async fn a_publisher_moves_when_everything_is_answered_and_sends_nothing_twice()
     assert!(matches!(broker.closed().await, ConnectionEnd::Peer { .. }));
 }
 
+#[tokio::test(start_paused = true)]
+async fn where_packets_come_late_a_publisher_moves_at_once_if_its_events_have_numbers() {
+    for idempotent in [true, false] {
+        let mut broker = FarBroker::far_away();
+        let client = broker.far_client().await;
+        let opening = publisher(&client, idempotent);
+        let (publisher, mut first) = tokio::join!(opening, opened(&mut broker));
+        let before = publisher.send("a", Event::new("x")).await.unwrap();
+        let (batch, _) = first.batch().await;
+        packets_come_late(&mut broker).await;
+        if !idempotent {
+            tokio::time::sleep(Duration::from_secs(15)).await;
+            first.ack(batch.correlation, 1, false).await;
+            soon(before).await.unwrap();
+            opened(&mut broker).await;
+            continue;
+        }
+        let mut second = opened(&mut broker).await;
+        let (again, payloads) = second.batch().await;
+        assert_eq!(
+            (again.first_number, payloads),
+            (batch.first_number, vec!["x".to_owned()])
+        );
+        assert_eq!(publisher.obstacle(), None);
+        // The broker had it.
+        second.ack(again.correlation, 1, true).await;
+        let published = soon(before).await.unwrap();
+        assert_eq!((published.sequence, published.duplicate), (1, true));
+        assert!(matches!(broker.closed().await, ConnectionEnd::Peer { .. }));
+    }
+}
+
 fn acked(position: u64, confirm: u64) -> Command {
     Command::Ack(pb::Ack {
         positions: Some(pb::Positions {

@@ -177,6 +177,10 @@ impl<K: Kept> Connection for QuicConnection<K> {
         congestion::takes_path_for_long(controller).unwrap_or(round_trip >= LONG_PATH)
     }
 
+    fn overtaken(&self) -> u64 {
+        congestion::overtaken(self.quinn().congestion_state())
+    }
+
     fn settings(&self) -> TransportSettings {
         TransportSettings {
             send_window_bytes_free: send_window::SEND_WINDOW_BYTES_FREE,

@@ -62,6 +62,14 @@ pub fn takes_path_for_long(controller: Box<dyn Controller>) -> Option<bool> {
     Some(auto.takes_path_for_long())
 }
 
+/// How many packets `controller` has seen acknowledged after later ones; none where it does not look.
+#[must_use]
+pub fn overtaken(controller: Box<dyn Controller>) -> u64 {
+    let controller = controller.into_any();
+    let auto = controller.downcast_ref::<auto::Auto>();
+    auto.map_or(0, auto::Auto::overtaken)
+}
+
 /// What `controller` goes by at present, in words: of `auto`, what it has chosen.
 #[must_use]
 pub fn in_use(controller: Box<dyn Controller>) -> &'static str {

@@ -43,7 +43,29 @@ pub(super) struct Auto {
     packet: u16,
     shortest: Duration,
     packets_seen: u32,
+    order: AckOrder,
     path: Path,
+}
+
+/// In which order packets are acknowledged.
+#[derive(Clone, Copy, Default)]
+struct AckOrder {
+    /// When the newest packet left that an earlier batch of acknowledgements told of, and the newest of this one.
+    before: Option<Instant>,
+    now: Option<Instant>,
+    overtaken: u64,
+}
+
+impl AckOrder {
+    fn on_ack(&mut self, sent: Instant) {
+        self.overtaken += u64::from(self.before.is_some_and(|newest| sent < newest));
+        self.now = self.now.max(Some(sent));
+    }
+
+    // What comes in one batch is told in order, whatever it came in.
+    fn on_end_acks(&mut self) {
+        self.before = self.before.max(self.now);
+    }
 }
 
 #[derive(Clone)]
@@ -59,6 +81,7 @@ impl Auto {
             packet,
             shortest: Duration::MAX,
             packets_seen: 0,
+            order: AckOrder::default(),
             path: Path::Short(cubic(first_window(packet), now, packet)),
         }
     }
@@ -74,6 +97,11 @@ impl Auto {
     /// Whether it goes by the model, which is for long paths.
     pub(super) fn takes_path_for_long(&self) -> bool {
         matches!(self.path, Path::Long(_))
+    }
+
+    /// How many packets were acknowledged after later ones.
+    pub(super) fn overtaken(&self) -> u64 {
+        self.order.overtaken
     }
 
     fn choose(&mut self, now: Instant, sent: Instant) {
@@ -115,6 +143,7 @@ impl Controller for Auto {
         rtt: &RttEstimator,
     ) {
         self.choose(now, sent);
+        self.order.on_ack(sent);
         match &mut self.path {
             Path::Short(cubic) => cubic.on_ack(now, sent, bytes, app_limited, rtt),
             Path::Long(model) => model.on_ack(now, sent, bytes, app_limited),
@@ -128,6 +157,7 @@ impl Controller for Auto {
         app_limited: bool,
         largest_packet_num_acked: Option<u64>,
     ) {
+        self.order.on_end_acks();
         match &mut self.path {
             Path::Short(cubic) => {
                 cubic.on_end_acks(now, in_flight, app_limited, largest_packet_num_acked);

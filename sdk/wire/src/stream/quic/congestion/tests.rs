@@ -168,6 +168,41 @@ fn who_expects_packets_out_of_order_takes_few_for_lost() {
 }
 
 #[test]
+fn packets_are_seen_to_overtake_others_only_where_they_do() {
+    let in_order = [
+        LINK,
+        Link { loss: 0.1, ..LINK },
+        Link { loss: 0.3, ..LINK },
+        Link {
+            jitter: ms(40),
+            ..LINK
+        },
+        Link {
+            queue: ms(10),
+            ..LINK
+        },
+        SATELLITE,
+        MOBILE,
+    ];
+    for link in in_order {
+        let outcome = alone(link, Auto, 4);
+        assert_eq!(outcome.overtaken, 0, "{link:?}: {outcome:?}");
+    }
+    for (delay, jitter) in [(50, 20), (80, 30), (50, 5)] {
+        let link = Link {
+            delay: ms(delay),
+            jitter: ms(jitter),
+            reorders: true,
+            rate: 1_000.0 * MBIT,
+            ..LINK
+        };
+        // Of those that count as lost nothing more is heard.
+        let outcome = alone(link, Auto, 2);
+        assert!(outcome.overtaken >= 2, "{link:?}: {outcome:?}");
+    }
+}
+
+#[test]
 fn no_controller_has_more_packets_under_way_than_there_may_be_gaps() {
     let link = Link {
         rate: 1_000.0 * MBIT,

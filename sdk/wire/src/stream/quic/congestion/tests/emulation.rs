@@ -16,6 +16,8 @@ use quinn_proto::{
 };
 use rustls::pki_types::PrivateKeyDer;
 
+use super::super::overtaken;
+
 /// A link that both ways share.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Link {
@@ -42,6 +44,8 @@ pub(super) struct Outcome {
     pub(super) bytes_per_byte: f64,
     /// Round trip at the end, in seconds.
     pub(super) round_trip: f64,
+    /// Packets that the sender's controller has seen acknowledged after later ones.
+    pub(super) overtaken: u64,
 }
 
 /// What a packet has beside what QUIC makes of it: IPv4 and UDP.
@@ -80,6 +84,9 @@ pub(super) fn run(link: Link, senders: Vec<SetUp>, length: Duration) -> Vec<Outc
         round_trip: flow.ends[0]
             .connection()
             .map_or(0.0, |one| one.rtt().as_secs_f64()),
+        overtaken: flow.ends[0]
+            .connection()
+            .map_or(0, |one| overtaken(one.congestion_state().clone_box())),
     };
     flows.iter().map(outcome).collect()
 }
