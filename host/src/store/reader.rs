@@ -161,6 +161,14 @@ impl StoreReader {
         list.map(|(_, unreadable)| unreadable).collect()
     }
 
+    /// Reads one of those stretches again that nobody tries any more: what can be read is not among them from then on. Blocks on the disk.
+    pub fn try_unneeded(&self) {
+        if let Some(first) = self.parts.troubles.overdue() {
+            // What comes of it is remembered.
+            let _ = self.next_block(first);
+        }
+    }
+
     /// Which topics the events in generations are of, and how many of each are there. Reads all of them; what does not read is
     /// passed over.
     #[must_use]

@@ -155,6 +155,15 @@ impl UnreadableEvents {
         self.lock().retain(|one| !one.covers(holder, position));
     }
 
+    /// The first event of a stretch that nobody has tried to read for a whole pause since it was time to, if there is one: perhaps nobody
+    /// needs it any more, and then nobody finds out that it can be read again.
+    pub(super) fn overdue(&self) -> Option<Position> {
+        let now = self.clock.instant();
+        let known = self.lock();
+        let mut overdue = known.iter().filter(|one| one.again + one.pause <= now);
+        overdue.next().map(|one| one.unreadable.first)
+    }
+
     /// Forgets those of which this is so.
     pub(super) fn forget(&self, is_over: impl Fn(Holder, &Unreadable) -> bool) {
         let mut known = self.lock();
@@ -243,6 +252,7 @@ mod tests {
         assert!(troubles.known(PART, Position(7)).is_some());
         troubles.clock.advance(Duration::from_secs(1));
         assert!(troubles.known(PART, Position(7)).is_none());
+        assert_eq!(troubles.overdue(), None, "whoever needs it tries first");
         let again = troubles.failed_again(PART, Position(7), &damage());
         assert!(again.is_some(), "the same stretch");
         assert_eq!(troubles.list().len(), 1);
@@ -251,6 +261,8 @@ mod tests {
         assert!(known(), "each pause is twice as long");
         troubles.clock.advance(Duration::from_secs(1));
         assert!(!known());
+        troubles.clock.advance(Duration::from_secs(2));
+        assert_eq!(troubles.overdue(), Some(Position(5)));
         assert!(
             troubles
                 .failed_again(PART, Position(10), &damage())

@@ -30,7 +30,7 @@ const SEEDS: u64 = 40;
 #[rustfmt::skip]
 const FOUND: &[(Bug, &Promise, u64)] = &[
     (Bug::SyncLeftOut, ANSWERED, 18),
-    (Bug::AnsweredBeforeSync, ANSWERED, 241),
+    (Bug::AnsweredBeforeSync, ANSWERED, 315),
     (Bug::IntervalForgotten, LOST_AT_INTERVALS, 251),
     (Bug::AcksConfirmedUnsynced, ACKED, 2),
     (Bug::NameNotSynced, NOTHING_LOST, 16),

@@ -174,6 +174,7 @@ impl Checkpointer {
         if is_long_ago && (state_only || self.fills_the_disk_in_vain()) {
             self.ask();
         }
+        self.parts.reader.try_unneeded();
         let unreadable = self.parts.reader.unreadable();
         self.unreadable.update(&self.parts.conditions, &unreadable);
         let checkpoints = &mut self.parts.checkpoints;

@@ -486,10 +486,12 @@ impl FileJournal {
         })
     }
 
-    // Whether something failed for want of the store's folders, which may have gone when that had been looked for.
+    // Whether something failed for want of the store's folders, which may have gone when that had been looked for, and may be back by now.
     fn is_displaced(&self, error: &io::Error) -> bool {
         let now = self.parts.folders.check();
-        is_displaced(error) || now.is_err_and(|now| is_displaced(&now))
+        is_displaced(error)
+            || error.kind() == io::ErrorKind::NotFound
+            || now.is_err_and(|now| is_displaced(&now))
     }
 
     // What is on disk already is told to the witness. It may lag behind, so that it cannot be told is no reason to stop.

@@ -426,6 +426,27 @@ fn files_that_run_out_are_no_fault_of_the_disk() {
 }
 
 #[test]
+fn a_folder_that_was_away_for_a_moment_is_no_fault_of_the_disk() {
+    let dir = folder();
+    let (mut opened, fs) = start_faulty(dir.path());
+    opened.journal.append(b"", &[]).expect("append");
+    // When it is looked for afterwards, it is back.
+    for operation in [Operation::Create, Operation::Rename, Operation::SyncDir] {
+        fs.fail_with(operation, "journal", Fault::Error(io::ErrorKind::NotFound));
+        let later = opened.journal.mark();
+        assert!(matches!(later, Err(WriteError::Retry(_))), "{later:?}");
+        fs.heal();
+        opened.journal.mark().expect("it is there");
+        opened.journal.append(b"", &[]).expect("append");
+    }
+    opened.journal.close().expect("closed");
+    drop((opened.reader, opened.checkpoints, opened.replay));
+    let mut opened = start(dir.path());
+    assert!(opened.clean);
+    assert_eq!(replayed(&mut opened).len(), 4);
+}
+
+#[test]
 fn a_checkpoint_for_which_there_is_no_room_says_so_and_gets_the_reserve() {
     let dir = folder();
     let (mut opened, fs) = start_faulty(dir.path());

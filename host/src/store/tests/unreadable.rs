@@ -103,6 +103,21 @@ fn a_database_that_does_not_open_is_known_for_all_its_events_and_not_opened_for_
 }
 
 #[test]
+fn what_nobody_needs_any_more_is_tried_again_too() {
+    let dir = folder();
+    sealed(dir.path());
+    let opened = try_start(dir.path(), options(Duration::ZERO)).expect("starts");
+    let sound = overwrite(&database(dir.path(), 1), 0, usize::MAX / 2);
+    assert_eq!(readable(&opened).1.len(), 1);
+    opened.reader.try_unneeded();
+    assert_eq!(opened.reader.unreadable().len(), 1, "as it was");
+    fs::write(database(dir.path(), 1), sound).expect("mended");
+    opened.reader.try_unneeded();
+    assert_eq!(opened.reader.unreadable().len(), 0, "and it is over");
+    opened.reader.try_unneeded();
+}
+
+#[test]
 fn of_a_damaged_database_everything_else_is_read_and_only_the_damage_is_given_up() {
     let dir = folder();
     let blocks = sealed(dir.path());

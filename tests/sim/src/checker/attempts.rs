@@ -277,8 +277,11 @@ impl Facts {
                     continue;
                 };
                 let since = self.attached(&of.who, subscription);
-                let is_here =
-                    of.since.is_some() && of.since == since && since > Some(self.serves_at);
+                // Whoever has died, and was not heard of since, had more in hand perhaps.
+                let is_here = hands.consumers.contains_key(&of.who)
+                    && of.since.is_some()
+                    && of.since == since
+                    && since > Some(self.serves_at);
                 if is_here && of.ms + HEARD_MS < now_ms && self.is_certain(of) {
                     in_hand.push((subscription.clone(), *position, all.len() - 1));
                 }

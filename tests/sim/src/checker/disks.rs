@@ -89,11 +89,12 @@ impl Disks {
         let serves = facts.serves.is_some() && facts.serves_since <= asked_ms;
         serves && !has_other && troubles.was_full(asked_ms, now_ms)
     }
-    // Whether the subscription that somebody wants to be attached to was there already, which is all that a full disk keeps.
+    // Whether the subscription that somebody wants to be attached to, or has answered, was there already and is, which is all that a full
+    // disk keeps.
     fn was_there(&self, op: u64, facts: &Facts) -> bool {
         let (_, asked_at) = self.asked.get(&op).copied().unwrap_or_default();
         match facts.requests.get(&op).map(|request| &request.what) {
-            Some(What::Attaches { subscription, .. }) => {
+            Some(What::Attaches { subscription, .. } | What::Flushes { subscription, .. }) => {
                 let of = facts.subscriptions.get(subscription);
                 of.is_some_and(|of| of.is_sure && of.sure_since < asked_at)
             }

@@ -132,10 +132,19 @@ impl Numbers {
 
     // An event that the power took is sent again, and then is elsewhere. Its numbers are still its own.
     fn crashed(&mut self, cause: Cause, now_ms: u64, facts: &Facts) {
+        let mut lost = BTreeSet::new();
         self.places.retain(|n, place| {
             let event = facts.events.get(n);
-            !event.is_some_and(|event| facts.may_be_lost(event, place.seen_ms, cause, now_ms))
+            let may_be_lost =
+                event.is_some_and(|event| facts.may_be_lost(event, place.seen_ms, cause, now_ms));
+            if may_be_lost {
+                lost.insert(*n);
+            }
+            !may_be_lost
         });
+        for (_, (n, is_sure)) in self.got.values_mut().flatten() {
+            *is_sure &= !lost.contains(n);
+        }
     }
 
     // Who got all that there is got each number between two that one life gave.

@@ -362,6 +362,12 @@ fn sequences_of_one_life_have_no_gaps() {
         18 c says subscription=s position=7 answer=ack
     ";
     let later = three.replace("    1", "    3");
+    let all = [ONE, GOT, ACKED, three].concat();
+    let drained = DRAINED.to_owned();
+    let to_fast = |words: &String| {
+        let words = words.replace("topic=t", "topic=fast");
+        words.replace("subscription=s", "subscription=f")
+    };
     let asked = "16 p publishes op=12 producer=a topic=t n=2 hash=7\n";
     let answered = "
         36 p published op=12 sequence=2 is_duplicate=false
@@ -383,6 +389,16 @@ fn sequences_of_one_life_have_no_gaps() {
         (
             "of two lives",
             &[ONE, GOT, ACKED, KILLED, &later, DRAINED],
+            &[],
+        ),
+        (
+            "the power took none",
+            &[&all, POWER, &drained],
+            &["WITHOUT_GAPS"],
+        ),
+        (
+            "it took them, since they were not synced yet",
+            &[&to_fast(&all), POWER, &to_fast(&drained)],
             &[],
         ),
         (

@@ -174,7 +174,9 @@ impl Content {
             End::Mild => self.begun(draw),
             End::Usual | End::Ordered => {
                 let (found, written) = self.mixed(sector, draw);
-                let torn = |at: &usize| tears && draw.among("torn", *at, 16) == 0;
+                let torn = |at: &usize| {
+                    tears && draw.among("torn", *at, 16) == 0 && !self.is_only_added_to(*at, sector)
+                };
                 unreadable.extend(written.into_iter().filter(torn));
                 found
             }
@@ -193,6 +195,24 @@ impl Content {
             unreadable,
             ..Self::default()
         }
+    }
+
+    // Whether something is durable in a sector, and all that was written there since has the same at its front: disks do not harm that.
+    fn is_only_added_to(&self, at: usize, sector: usize) -> bool {
+        let of = |content: &[u8]| {
+            let (from, to) = (at * sector, ((at + 1) * sector).min(content.len()));
+            content.get(from..to).unwrap_or_default().to_vec()
+        };
+        let durable = of(&self.synced);
+        let used = durable.iter().rposition(|byte| *byte != 0);
+        let durable = &durable[..used.map_or(0, |last| last + 1)];
+        let mut held = self
+            .versions(sector)
+            .sectors
+            .remove(&at)
+            .unwrap_or_default();
+        held.extend(self.doubtful.get(&at).cloned().unwrap_or_default());
+        !durable.is_empty() && held.iter().all(|held| held.starts_with(durable))
     }
 
     // The first changes, and the next one in part.

@@ -189,6 +189,11 @@ fn what_was_in_hand_at_a_stop_counts() {
             &[],
         ),
         (
+            "its client died before, and the broker has perhaps not heard that it has it",
+            &[opens, ONE, GOT, "12 c dies\n", STOPPED, &once],
+            &[],
+        ),
+        (
             "another was cut off",
             &[opens, ONE, GOT, &cut_another, &once],
             &["KEPT"],

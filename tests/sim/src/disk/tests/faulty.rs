@@ -165,6 +165,30 @@ fn what_was_written_when_the_power_went_may_be_unreadable_until_it_is_written_ag
 }
 
 #[test]
+fn what_is_durable_in_a_sector_is_read_where_that_is_only_added_to() {
+    let torn = |sector: [u8; 512]| {
+        let torn = (0..200).filter(|seed| {
+            let shape = Shape {
+                tears: true,
+                ..Shape::of(*seed)
+            };
+            let (disk, life) = disk(shape);
+            let mut begun = [0; 512];
+            begun[..9].fill(1);
+            let file = lasting(&life, "file", &begun);
+            file.write_at(&sector, 0).unwrap();
+            disk.end(End::Usual);
+            !disk.unreadable().is_empty()
+        });
+        torn.count()
+    };
+    let mut added = [2; 512];
+    added[..9].fill(1);
+    assert_eq!(torn(added), 0);
+    assert!(torn([2; 512]) > 0, "it is another one");
+}
+
+#[test]
 fn a_lock_is_one_life_s_and_a_folder_that_moved_is_told() {
     let (disk, life) = disk(Shape::of(1));
     let folder = Path::new(FOLDER);
