@@ -99,7 +99,8 @@ pub enum WriteRefusal {
     Order(Position),
 }
 
-/// Why nothing can be written for now: there is no room, or no file descriptor, for a journal file or what is to be written.
+/// Why nothing can be written for now: there is no room, or no file descriptor, for a journal file or what is to be written, or its folder
+/// was away.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("the journal file {} cannot be written for now", path.display())]
 pub struct WriteDelay {
@@ -153,6 +154,12 @@ impl WriteDelay {
     #[must_use]
     pub fn is_full(&self) -> bool {
         is_full(&self.source)
+    }
+
+    /// Whether the folder was not there when it was asked for.
+    #[must_use]
+    pub fn is_of_a_folder(&self) -> bool {
+        self.source.kind() == io::ErrorKind::NotFound
     }
 }
 

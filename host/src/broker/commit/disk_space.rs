@@ -22,7 +22,7 @@ pub(super) struct DiskSpace {
     conditions: Conditions,
     disk_full: bool,
     journal_full: bool,
-    out_of_files: bool,
+    is_delayed: bool,
 }
 
 impl DiskSpace {
@@ -32,13 +32,13 @@ impl DiskSpace {
             conditions,
             disk_full: false,
             journal_full: false,
-            out_of_files: false,
+            is_delayed: false,
         }
     }
 
     /// Whether files had run out when it was last looked, so that it has to be looked again though nothing is to be written.
     pub(super) fn looks_for_files(&self) -> bool {
-        self.out_of_files
+        self.is_delayed
     }
 
     /// Whether the disk had no room but its reserve when it was last looked.
@@ -93,7 +93,7 @@ impl DiskSpace {
     pub(super) fn is_awaited(&self, journal: &dyn JournalWriter) -> bool {
         self.disk_full
             || self.journal_full
-            || self.out_of_files
+            || self.is_delayed
             || journal.usage().is_full
             || journal.displaced().is_some()
     }
@@ -113,7 +113,7 @@ impl DiskSpace {
             bytes += journal.group_bytes(notes, &[])?;
         }
         journal.make_room(bytes)?;
-        if std::mem::take(&mut self.out_of_files) {
+        if std::mem::take(&mut self.is_delayed) {
             self.conditions.clear(&Condition::OutOfFiles);
         }
         Ok(())
@@ -133,10 +133,13 @@ impl DiskSpace {
             let _ = self.refusal(journal);
             return disk_full();
         }
-        reached!(OutOfFiles);
-        self.out_of_files = true;
+        self.is_delayed = true;
         let why = with_causes(delay);
-        self.conditions.raise(Condition::OutOfFiles, why.clone());
+        // A folder that was away is told by who looks after it, unless it is back by now.
+        if !delay.is_of_a_folder() {
+            reached!(OutOfFiles);
+            self.conditions.raise(Condition::OutOfFiles, why.clone());
+        }
         Unavailable::Overloaded(format!("{why}; try again in a moment"))
     }
 }

@@ -169,6 +169,8 @@ fn what_was_consumed_stays_so_over_a_stop() {
 #[test]
 fn what_is_synced_at_intervals_survives_a_kill_and_after_a_moment_the_power() {
     let one = "
+        6 d attaches op=6 subscription=f
+        6 d attached op=6
         10 p publishes op=10 producer=a topic=fast n=1 hash=7
         11 p published op=10 sequence=1 is_duplicate=false
     ";
@@ -177,6 +179,14 @@ fn what_is_synced_at_intervals_survives_a_kill_and_after_a_moment_the_power() {
         9001 broker drained subscription=f
     ";
     let late = POWER.replace("    2", "    802");
+    let seen =
+        "30 d delivered subscription=f topic=fast position=5 sequence=1 attempt=1 n=1 hash=7\n";
+    let on_its_way = "
+        20 broker crashed life=1 cause=power
+        20 d delivered subscription=f topic=fast position=5 sequence=1 attempt=1 n=1 hash=7
+        21 broker starts life=2
+        22 broker serves life=2 interval_ms=50
+    ";
     let asked = "19 p publishes op=10 producer=a topic=fast n=1 hash=7\n";
     let answer = "23 p published op=10 sequence=1 is_duplicate=false\n";
     check_broken(&[
@@ -186,6 +196,16 @@ fn what_is_synced_at_intervals_survives_a_kill_and_after_a_moment_the_power() {
             &["ANSWERED_AT_INTERVALS"],
         ),
         ("the power, at once", &[one, POWER, drained], &[]),
+        (
+            "while it was on its way to somebody",
+            &[one, on_its_way, drained],
+            &[],
+        ),
+        (
+            "after it was seen again",
+            &[one, POWER, seen, drained],
+            &["ANSWERED"],
+        ),
         (
             "the power, long after",
             &[one, &late, drained],
