@@ -1,7 +1,7 @@
 //! What all groups know of a history as far as it was read: which requests are open, which topics and subscriptions there are, whether the
 //! broker serves, and how long nothing has been wrong.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::attempts::Attempts;
 use super::catalog::{Changes, News, Subscription, Topic};
@@ -39,6 +39,8 @@ pub(super) struct Facts {
     pub(super) is_draining: bool,
     /// The event of each number.
     pub(super) events: BTreeMap<u64, Event>,
+    /// What a life perhaps took with it when it ended last.
+    taken: BTreeSet<u64>,
 }
 
 /// A request, and what is known of it.
@@ -83,7 +85,11 @@ impl Facts {
                 self.serves_at = self.at;
                 self.interval_ms = *interval_ms;
             }
-            What::Stops { .. } | What::Stopped { .. } | What::Crashed { .. } => self.serves = None,
+            What::Stops { .. } | What::Stopped { .. } => self.serves = None,
+            What::Crashed { cause, .. } => {
+                self.serves = None;
+                self.taken = self.taken_by(*cause, ms);
+            }
             What::Drains {} => self.is_draining = true,
             What::Publishes { topic, n, hash, .. } => {
                 let event = Event {
@@ -177,6 +183,20 @@ impl Facts {
                 && event.answered_ms.is_none()
                 && event.asked_ms.saturating_add(WRITTEN_MS_MAX) > ms
         })
+    }
+
+    // What may be lost of what was published, with a life that ends like this.
+    fn taken_by(&self, cause: Cause, now_ms: u64) -> BTreeSet<u64> {
+        let events = self.events.iter();
+        let taken = events.filter(|(_, event)| {
+            self.may_be_lost(event, event.answered_ms.unwrap_or(now_ms), cause, now_ms)
+        });
+        taken.map(|(n, _)| *n).collect()
+    }
+
+    /// Whether an event is perhaps gone with the life that ended last, though somebody gets it: it was on its way.
+    pub(super) fn is_perhaps_taken(&self, n: u64) -> bool {
+        self.serves.is_none() && self.taken.contains(&n)
     }
 
     /// Whether the power may have taken an event that was answered or seen then.

@@ -79,8 +79,6 @@ pub(super) struct Ledger {
     due: BTreeMap<u64, Vec<Text>>,
     /// What a flush is about: its answers, by position, and whether they are acks.
     flushes: BTreeMap<u64, (Text, BTreeMap<u64, Said>)>,
-    /// What the power may have taken when it went last, and may have been on its way to somebody all the same.
-    taken: BTreeSet<u64>,
     /// When each subscription was found empty last.
     drained_ms: BTreeMap<Text, u64>,
 }
@@ -298,8 +296,7 @@ impl Ledger {
             found.breaks(&ACKED, says);
         }
         // Perhaps it waited in a client, and its topic is gone, or the power took it.
-        let taken = facts.serves.is_none() && self.taken.contains(n);
-        let gone = match facts.may_have_gone(*n) || taken {
+        let gone = match facts.may_have_gone(*n) || facts.is_perhaps_taken(*n) {
             true => Fates::ABSENT,
             false => Fates::PENDING,
         };
@@ -472,11 +469,9 @@ impl Ledger {
     }
 
     fn crashed(&mut self, cause: Cause, now_ms: u64, facts: &Facts) {
-        self.taken.clear();
         for (n, event) in &facts.events {
             let seen_ms = event.answered_ms.unwrap_or(now_ms);
             if facts.may_be_lost(event, seen_ms, cause, now_ms) {
-                self.taken.insert(*n);
                 if event.answered_ms.is_none() {
                     self.doubtful.insert(*n);
                 }

@@ -71,7 +71,8 @@ impl Group for Numbers {
             } => {
                 self.sequence(n.to_owned(), topic, *sequence, entry.ms, found);
                 self.position(*n, *position, found);
-                let is_sure = facts.attached(&entry.who, subscription).is_some();
+                let is_of_this = facts.attached(&entry.who, subscription).is_some();
+                let is_sure = is_of_this && !facts.is_perhaps_taken(*n);
                 let got = self.got.entry(subscription.clone()).or_default();
                 let known = got.entry(*sequence).or_insert((*n, false));
                 known.1 |= is_sure;
@@ -132,18 +133,12 @@ impl Numbers {
 
     // An event that the power took is sent again, and then is elsewhere. Its numbers are still its own.
     fn crashed(&mut self, cause: Cause, now_ms: u64, facts: &Facts) {
-        let mut lost = BTreeSet::new();
         self.places.retain(|n, place| {
             let event = facts.events.get(n);
-            let may_be_lost =
-                event.is_some_and(|event| facts.may_be_lost(event, place.seen_ms, cause, now_ms));
-            if may_be_lost {
-                lost.insert(*n);
-            }
-            !may_be_lost
+            !event.is_some_and(|event| facts.may_be_lost(event, place.seen_ms, cause, now_ms))
         });
         for (_, (n, is_sure)) in self.got.values_mut().flatten() {
-            *is_sure &= !lost.contains(n);
+            *is_sure &= !facts.is_perhaps_taken(*n);
         }
     }
 

@@ -58,6 +58,12 @@ const POWER: &str = "
     21 broker starts life=2
     22 broker serves life=2 interval_ms=50
 ";
+/// The same in two, with what is between.
+const POWER_TAKES: &str = "20 broker crashed life=1 cause=power\n";
+const SERVES: &str = "
+    21 broker starts life=2
+    22 broker serves life=2 interval_ms=50
+";
 const AGAIN: &str =
     "30 c delivered subscription=s topic=t position=5 sequence=1 attempt=2 n=1 hash=7\n";
 
@@ -383,6 +389,9 @@ fn sequences_of_one_life_have_no_gaps() {
     ";
     let later = three.replace("    1", "    3");
     let all = [ONE, GOT, ACKED, three].concat();
+    let (published, delivered) = three.split_at(three.find("        18").expect("it is there"));
+    let first = [ONE, GOT, ACKED, published].concat();
+    let third = delivered.replace("        18", "        20");
     let drained = DRAINED.to_owned();
     let to_fast = |words: &String| {
         let words = words.replace("topic=t", "topic=fast");
@@ -419,6 +428,17 @@ fn sequences_of_one_life_have_no_gaps() {
         (
             "it took them, since they were not synced yet",
             &[&to_fast(&all), POWER, &to_fast(&drained)],
+            &[],
+        ),
+        (
+            "the last of them was on its way to somebody",
+            &[
+                &to_fast(&first),
+                POWER_TAKES,
+                &to_fast(&third),
+                SERVES,
+                &to_fast(&drained),
+            ],
             &[],
         ),
         (
