@@ -45,7 +45,7 @@ use futures_util::future::LocalBoxFuture;
 use tokio::time::Instant;
 
 pub use bugs::{Bug, is_planted, plant};
-pub use states::{Reached, State, reached, take_reached};
+pub use states::{Reached, State, reached, take_reached, times_reached};
 
 /// A strand, by the order in which they were started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -179,6 +179,12 @@ pub fn reached(state: State) {
     REACHED.with_borrow_mut(|reached| *reached.entry(state).or_default() += 1);
 }
 
+/// How often this one was reached on this thread so far.
+#[must_use]
+pub fn times_reached(state: State) -> u64 {
+    REACHED.with_borrow(|reached| reached.get(&state).copied().unwrap_or_default())
+}
+
 /// What was reached on this thread since this was asked last.
 #[must_use]
 pub fn take_reached() -> Reached {

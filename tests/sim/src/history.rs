@@ -168,6 +168,8 @@ kinds! {
     IsWrong "is-wrong" { condition: Text, why: Text }
     /// It says so no more.
     IsOver "is-over" { condition: Text }
+    /// Since the life that there is began, its disk or journal was so full at some time that attempts and delays were not written.
+    HeldBack "held-back" {}
     /// There are sectors of these files that the disk will never read.
     Torn "torn" { files: Text }
     /// These files were copied, with zeros where they cannot be read.

@@ -76,6 +76,8 @@ struct Stage {
     sizes: Sizes,
     ends_at: Instant,
     lives_begun: u64,
+    /// How often attempts and delays had been held back when the life that there is began.
+    held_back: u64,
     /// How the disk would end the life that there is.
     armed: Cause,
     phase: watch::Sender<Phase>,
@@ -94,6 +96,7 @@ impl Stage {
             sizes,
             ends_at,
             lives_begun: 0,
+            held_back: 0,
             armed: Cause::Kill,
             phase,
         }

@@ -109,6 +109,7 @@ impl Facts {
             What::NotConfirmed { op, .. } => drop(self.attempts.flushes.remove(op)),
             What::Serves { .. } => self.attempts.served_ms = entry.ms,
             What::Stops { .. } => self.attempts.stops = self.in_hand(entry.ms),
+            What::HeldBack {} => self.attempts.forget_what_is_confirmed(),
             What::Crashed { .. } => self.attempts.stops.clear(),
             What::Stopped { .. } => self.stopped(),
             What::Troubled { what, .. } => self.attempts.cut_while_it_stops(what),
@@ -217,18 +218,20 @@ impl Facts {
         hands.events.entry(position).or_default().push(of);
     }
 
-    // Whether what comes to somebody for the first time since it asked may have been on its way when a trouble of its link ended, for so long
-    // that it missed its deadline unseen. What a client asked for comes in the order in which it was sent: once it has got what was
-    // published after the trouble, nothing that comes was sent before.
+    // Whether what comes to somebody may have been on its way when a trouble of its link ended, for so long that it missed its deadline
+    // unseen. It was not sent before it was asked for, nor before whoever had it last answered. What a client asked for comes in the order
+    // in which it was sent: once it has got what was published after the trouble, nothing that comes was sent before.
     fn may_be_void(&self, who: &Text, subscription: &Text, n: u64, before: &[HandOut]) -> bool {
-        let since = self.attached(who, subscription);
-        let is_first = !before.iter().any(|of| of.who == *who && of.since == since);
+        let answered_ms = before.last().map_or(0, |of| match of.answer {
+            Some((_, ms)) => ms,
+            None => of.ms,
+        });
         let hands = self.attempts.of.get(subscription);
         let asked = hands.and_then(|hands| hands.consumers.get(who));
         let newest_ms = asked.map_or(0, |asked| asked.newest_ms.max(asked.ms));
-        let newest_ms = newest_ms.max(self.first_handed_out_ms(n));
+        let newest_ms = newest_ms.max(answered_ms).max(self.first_handed_out_ms(n));
         let deadline_ms = self.deadline_ms(subscription).max(UNSEEN_MS_MIN);
-        is_first && self.troubles.held_up(who, newest_ms, deadline_ms)
+        self.troubles.held_up(who, newest_ms, deadline_ms)
     }
 
     fn deadline_ms(&self, subscription: &Text) -> u64 {
@@ -300,6 +303,18 @@ impl Facts {
 }
 
 impl Attempts {
+    // What came back in this life is perhaps only in memory, whatever a flush was answered.
+    fn forget_what_is_confirmed(&mut self) {
+        let served_ms = self.served_ms;
+        let events = self
+            .of
+            .values_mut()
+            .flat_map(|hands| hands.events.values_mut());
+        for of in events.flatten().filter(|of| of.served_ms == served_ms) {
+            of.confirmed_at = None;
+        }
+    }
+
     // Whoever is cut off while the broker stops had perhaps more in hand, of which each may be a suspect.
     fn cut_while_it_stops(&mut self, fault: &Fault) {
         let Some(actor) = fault.actor() else {

@@ -25,7 +25,7 @@ use crate::network::SimListener;
 use crate::plan::payload::hash;
 use crate::plan::{Crash, How, Subscription};
 use crate::scheduler::{mix, start_owned};
-use crate::simulation::{self, Handed};
+use crate::simulation::{self, Handed, State, times_reached};
 
 /// How long sessions have for their end: a little longer than they take at most.
 const SESSIONS_MAX: Duration = Duration::from_secs(12);
@@ -78,6 +78,7 @@ impl Stage {
     pub(super) async fn begin(&mut self) -> Option<Serving> {
         let number = self.lives_begun + 1;
         self.lives_begun = number;
+        self.held_back = times_reached(State::ReturnsHeld);
         // Without its folders a broker that starts would begin anew.
         self.machine.disk.move_back();
         self.note_torn();
@@ -138,6 +139,9 @@ impl Stage {
         let Serving { number, life, .. } = serving;
         let cause = cause(crash.how);
         disk_faults::note_struck(&self.machine.disk, &self.scene.history);
+        if times_reached(State::ReturnsHeld) > self.held_back {
+            self.note(What::HeldBack {});
+        }
         self.note(What::Crashed {
             life: number,
             cause,

@@ -123,6 +123,7 @@ fn what_was_confirmed_counts_over_all_lives() {
     let nacked = ACKED.replace("answer=ack", "answer=nack");
     let (once, twice) = (again(1), again(2));
     let full = disk_full("13");
+    let held_back = "19 broker held-back\n";
     let late = "15 c late op=11 position=5\n15 c confirmed op=11\n";
     check_broken(&[
         (
@@ -154,6 +155,20 @@ fn what_was_confirmed_counts_over_all_lives() {
             "it was late",
             &[ONE, GOT, &nacked, late, KILLED, OPENS, &once],
             &[],
+        ),
+        (
+            "it was held back",
+            &[
+                ONE, GOT, &nacked, CONFIRMED, held_back, KILLED, OPENS, &once,
+            ],
+            &[],
+        ),
+        (
+            "something else was, in the life after",
+            &[
+                ONE, GOT, &nacked, CONFIRMED, KILLED, held_back, OPENS, &once,
+            ],
+            &["KEPT"],
         ),
         (
             "the disk was full",
