@@ -385,7 +385,7 @@ impl Committer {
     fn append(&mut self) -> Result<(), WriteError> {
         let (group, journal) = (&self.draft.group, &mut *self.journal);
         let clock = &self.clock;
-        if !group.is_empty() || self.space.looks_for_files() {
+        if !group.is_empty() || self.space.is_delayed() {
             self.space.make(journal, group)?;
         }
         if !group.is_empty() {

@@ -36,8 +36,9 @@ impl DiskSpace {
         }
     }
 
-    /// Whether files had run out when it was last looked, so that it has to be looked again though nothing is to be written.
-    pub(super) fn looks_for_files(&self) -> bool {
+    /// Whether files had run out, or the folder was away, when it was last tried, so that it has to be tried again though nothing is to be
+    /// written.
+    pub(super) fn is_delayed(&self) -> bool {
         self.is_delayed
     }
 

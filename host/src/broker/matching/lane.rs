@@ -139,14 +139,13 @@ impl Lane {
                 let retired = |member: &Member| {
                     member.live.id == id && member.chain.revision < member.live.read().revision()
                 };
-                self.failed.retain(|member| !retired(member));
-                self.awaiting.retain(|member| !retired(member));
+                self.forget_not_set_up(retired);
                 self.release(retired).await;
             }
             LaneCommand::Remove(id) => {
-                self.failed.retain(|member| member.live.id != id);
-                self.awaiting.retain(|member| member.live.id != id);
-                self.release(|member| member.live.id == id).await;
+                let removed = |member: &Member| member.live.id == id;
+                self.forget_not_set_up(removed);
+                self.release(removed).await;
             }
             LaneCommand::Resume(id) => {
                 let (again, failed) = std::mem::take(&mut self.failed)
@@ -165,6 +164,12 @@ impl Lane {
                 }
             }
         }
+    }
+
+    // Forgets members for whom the plugin keeps nothing.
+    fn forget_not_set_up(&mut self, goes: impl Fn(&Member) -> bool) {
+        self.failed.retain(|member| !goes(member));
+        self.awaiting.retain(|member| !goes(member));
     }
 
     // Forgets members and frees what the plugin keeps for them.

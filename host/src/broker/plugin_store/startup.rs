@@ -29,6 +29,11 @@ struct NotLoaded {
 }
 
 impl NotLoaded {
+    fn new(why: impl ToString, is_passing: bool) -> Self {
+        let why = why.to_string();
+        Self { why, is_passing }
+    }
+
     fn told(&self) -> String {
         match self.is_passing {
             true => format!("{}; the broker tries again", self.why),
@@ -137,19 +142,12 @@ impl PluginStore {
     async fn load(&self, plugin: &PluginInfo) -> Result<(), NotLoaded> {
         let (files, digest) = (self.files.clone(), plugin.digest);
         let read = self.blocking(move || files.read(&digest)).await;
-        let read = read.map_err(|error| NotLoaded {
-            why: error.to_string(),
-            is_passing: true,
-        })?;
-        let bytes = read.map_err(|error| NotLoaded {
-            why: error.to_string(),
-            is_passing: !is_gone(&error),
-        })?;
+        let read = read.map_err(|error| NotLoaded::new(error, true))?;
+        let bytes = read.map_err(|error| NotLoaded::new(&error, !is_gone(&error)))?;
         let loaded = self.loaded.load(&plugin.name, bytes).await;
-        loaded.map(drop).map_err(|error| NotLoaded {
-            why: with_causes(&error),
-            is_passing: error.is_passing(),
-        })
+        loaded
+            .map(drop)
+            .map_err(|error| NotLoaded::new(with_causes(&error), error.is_passing()))
     }
 
     // What a crash left of plugins that the catalog does not have. After a loss nobody knows what it should have, and one that

@@ -109,8 +109,7 @@ impl Lane {
 
     // Whoever deleted a subscription may have gone before it could say so here.
     async fn forget_deleted(&mut self) {
-        self.failed.retain(|member| !member.live.is_deleted());
-        self.awaiting.retain(|member| !member.live.is_deleted());
+        self.forget_not_set_up(|member| member.live.is_deleted());
         let deleted = |member: &&Member| member.live.is_deleted();
         let gone: Vec<SubscriptionId> = self
             .members
