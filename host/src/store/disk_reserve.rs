@@ -104,10 +104,7 @@ impl Reserve {
         // The checkpoint's part first: only a checkpoint makes room, while acks and marks make do with less than a journal file.
         // Not under the lock, which the journal's writer takes.
         if has != wanted {
-            if has > wanted {
-                fs.remove(&self.checkpoint_path)?;
-            }
-            // What there is does not outlive an attempt that fails.
+            // What there is does not outlive an attempt that fails, and stays until then.
             self.lock().checkpoint_bytes = 0;
             allocated(fs, &self.checkpoint_path, wanted)?;
             self.lock().checkpoint_bytes = wanted;
@@ -157,15 +154,25 @@ impl Reserve {
     }
 }
 
-// A file that has so much of the disk, or none.
+// A file that has so much of the disk, durably, or none: whoever starts after a power cut, on a disk that is full then, needs it.
 fn allocated(fs: &dyn FileSystem, path: &Path, bytes: u64) -> io::Result<Arc<dyn File>> {
-    let file = fs.create(path)?;
-    let filled = file.allocate(bytes);
+    let file = match fs.open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => fs.create(path)?,
+        other => other?,
+    };
+    let filled = fill(fs, &*file, path, bytes);
     if filled.is_err() {
         // What it got of the disk is for others.
         let _ = fs.remove(path);
     }
     filled.map(|()| file)
+}
+
+fn fill(fs: &dyn FileSystem, file: &dyn File, path: &Path, bytes: u64) -> io::Result<()> {
+    file.set_length(bytes)?;
+    file.allocate(bytes)?;
+    file.sync()?;
+    path.parent().map_or(Ok(()), |folder| fs.sync_dir(folder))
 }
 
 #[cfg(test)]
@@ -236,6 +243,28 @@ mod tests {
         assert_eq!(length(&reserve.checkpoint_path), Some(4_096));
     }
 
+    // A power cut takes what was not synced, and the next start may find that others have its room.
+    #[test]
+    fn a_part_that_is_not_durable_is_not_there() {
+        for (operation, path) in [
+            (Operation::Sync, "=reserve"),
+            (Operation::Sync, "=reserve.new"),
+            (Operation::SyncDir, "=journal"),
+        ] {
+            let fs = FaultyFileSystem::default();
+            let (_dir, reserve) = reserve(&fs);
+            fs.fail(operation, path);
+            reserve.replenish(&fs).expect_err("injected");
+            assert_eq!(reserve.journal_part(), 0, "{operation:?} of {path}");
+            assert_eq!(length(&reserve.journal_path), None);
+            let checkpoint = (path != "=reserve").then_some(4_096);
+            assert_eq!(length(&reserve.checkpoint_path), checkpoint);
+            fs.heal();
+            reserve.replenish(&fs).expect("room");
+            assert_eq!(reserve.journal_part(), 8_192);
+        }
+    }
+
     #[test]
     fn it_is_short_from_a_full_disk_on_until_all_of_it_is_there() {
         let fs = FaultyFileSystem::default();
@@ -255,7 +284,7 @@ mod tests {
         reserve.release_checkpoint(&fs);
         reserve.replenish(&fs).expect("room");
         reserve.set_state_bytes(1 << 20);
-        fs.fail(Operation::Create, "=reserve");
+        fs.fail(Operation::Sync, "=reserve");
         reserve.replenish(&fs).expect_err("injected");
         assert!(!reserve.is_short());
     }

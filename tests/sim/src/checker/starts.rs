@@ -3,7 +3,7 @@
 use super::facts::Facts;
 use super::{Found, Group, Promise};
 use crate::disk::Operation;
-use crate::history::{Blow, Cause, Entry, What};
+use crate::history::{Blow, Entry, What};
 use crate::plan::Fault;
 use crate::plan::disk::DiskFault;
 
@@ -32,7 +32,7 @@ pub(super) struct Starts {
     was_refused: bool,
     /// Whether a life is starting now.
     is_starting: bool,
-    /// Whether a life has kept room for starts on a full disk. It is not synced, so a power cut may take it.
+    /// Whether a life has kept room for starts on a full disk.
     has_room: bool,
     /// The disk is or was full in this start, which has given back the room that was kept, or found none.
     may_lack_room: bool,
@@ -66,10 +66,9 @@ impl Group for Starts {
             What::Torn { .. } => self.is_torn = true,
             What::Rescued { .. } => self.is_torn = false,
             What::Serves { .. } => (self.is_starting, self.has_room) = (false, true),
-            What::Crashed { cause, .. } => {
+            What::Crashed { .. } => {
                 // A start gives back what was kept for it before it keeps it anew.
-                let is_kept = *cause != Cause::Power && !self.is_starting;
-                self.has_room &= is_kept;
+                self.has_room &= !self.is_starting;
                 self.is_starting = false;
             }
             What::Refuses { life, why } => {
@@ -125,7 +124,7 @@ impl Starts {
     }
 
     fn struck(&mut self, on: Operation, by: Blow) {
-        // On a full disk a start works by the room that was kept for it. Before the first life and after a power cut there may be none.
+        // On a full disk a start works by the room that was kept for it. Before the first life there is none.
         if by == Blow::NoRoom && !self.may_lack_room {
             return;
         }

@@ -70,7 +70,7 @@ fn a_start_on_a_full_disk_is_refused_only_where_no_room_was_kept_for_it() {
         (
             "the power went",
             &[&power, FULL, STARTS, NO_ROOM, REFUSES],
-            &[],
+            &["NOTHING_LOST"],
         ),
         (
             "the one before had given it back",
