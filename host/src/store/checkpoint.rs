@@ -22,6 +22,7 @@ use crate::runtime::{Clock, Threads};
 /// Writes and deletes generations, and releases the journal.
 pub struct Checkpoints {
     parts: CheckpointParts,
+    is_over: Box<dyn Fn() -> bool + Send>,
 }
 
 /// What blocks move from and to, and what they need for that.
@@ -43,7 +44,15 @@ pub(super) struct CheckpointParts {
 impl Checkpoints {
     pub(super) fn new(parts: CheckpointParts) -> Self {
         parts.generations.measure_state();
-        Self { parts }
+        Self {
+            parts,
+            is_over: Box::new(|| false),
+        }
+    }
+
+    /// A generation that is being written when `is_over` says so is given up.
+    pub fn give_up_when(&mut self, is_over: impl Fn() -> bool + Send + 'static) {
+        self.is_over = Box::new(is_over);
     }
 
     /// The blocks of the journal that a mark at `before` releases, in order.
@@ -91,13 +100,18 @@ impl Checkpoints {
             generations,
             ..
         } = &mut self.parts;
+        let is_over = &self.is_over;
         let step = |through| {
+            if is_over() {
+                return Err(CheckpointError::GivenUp);
+            }
             journal.forget_pages(mark);
             let rest = pace.step_done(clock.instant(), through, journal.size().bytes);
             // Without room nobody may write, so there is nobody to give way to. The reserve is this checkpoint's now.
             if !reserve.is_short() {
                 threads.rest(rest);
             }
+            Ok(())
         };
         let (info, states_dropped) = generations.add(mark, blocks, state, step)?;
         self.release(mark);

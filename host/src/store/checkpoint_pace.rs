@@ -7,7 +7,7 @@ use crate::domain::Position;
 
 /// How full the journal may be when a checkpoint is done. What is left is for publishers that become faster meanwhile.
 const FULL_PERCENT: u64 = 90;
-/// Longest rest, so that a shutdown does not wait for it.
+/// Longest rest: a checkpoint that is to be given up is, with the next step.
 const REST_MAX: Duration = Duration::from_millis(250);
 /// A rest is at most so many times what it follows: a checkpoint that takes for ever is none.
 const REST_STEPS_MAX: f64 = 2.0;

@@ -280,6 +280,9 @@ pub enum CheckpointError {
     /// Try the same again later.
     #[error(transparent)]
     Retry(CheckpointFailure),
+    /// [Asked for](crate::store::Checkpoints::give_up_when).
+    #[error("it was given up, as was asked for")]
+    GivenUp,
 }
 
 /// What cannot be done to generations.

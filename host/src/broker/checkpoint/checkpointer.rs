@@ -124,7 +124,12 @@ impl Failed {
 }
 
 impl Checkpointer {
-    pub(crate) fn new(parts: CheckpointerParts) -> Self {
+    pub(crate) fn new(mut parts: CheckpointerParts) -> Self {
+        // The journal keeps everything, and the next start need not wait for this one's end.
+        let shutdown = parts.shutdown.clone();
+        parts
+            .checkpoints
+            .give_up_when(move || shutdown.is_cancelled());
         Self {
             last_checkpoint: parts.clock.instant(),
             parts,
@@ -135,8 +140,8 @@ impl Checkpointer {
         }
     }
 
-    /// Runs on the calling thread until shutdown, and waits with the timers of `runtime`. A checkpoint under way then is finished
-    /// or given up, never half named.
+    /// Runs on the calling thread until shutdown, and waits with the timers of `runtime`. A checkpoint under way then is given
+    /// up after its step, or finished if that was the last; it is never half named.
     pub(crate) fn run(mut self, runtime: &Handle) {
         // It has until the journal is full, and what it takes from publishers and consumers on a busy machine they feel at once.
         // sled's threads are begun by this one and inherit it.
@@ -373,7 +378,10 @@ impl Checkpointer {
             .parts
             .checkpoints
             .write_generation(end, kept, state.into_iter())
-            .map_err(Failed::Write)?;
+            .map_err(|error| match error {
+                CheckpointError::GivenUp => Failed::Stopping,
+                error => Failed::Write(error),
+            })?;
         if let Some(releasing) = releasing {
             releasing.done();
         }

@@ -24,7 +24,7 @@ pub(super) struct Plan {
 }
 
 /// Builds it of `blocks`, in rising order of position, and `state`. Calls `step` after each so many bytes of events as a part may
-/// have, with the last position that is done.
+/// have, with the last position that is done; what it fails with ends it.
 ///
 /// # Errors
 ///
@@ -34,7 +34,7 @@ pub(super) fn build(
     plan: &Plan,
     blocks: impl Iterator<Item = Result<Block, ReadError>>,
     state: impl Iterator<Item = (Bytes, Bytes)>,
-    step: impl FnMut(Position),
+    step: impl FnMut(Position) -> Result<(), CheckpointError>,
 ) -> Result<Described, CheckpointError> {
     let fs = &*sealed.fs;
     let folder = &file_names::generation(&sealed.dir, plan.id);
@@ -90,7 +90,7 @@ struct PartsWriter<'a, F> {
     events: u64,
 }
 
-impl<'a, F: FnMut(Position)> PartsWriter<'a, F> {
+impl<'a, F: FnMut(Position) -> Result<(), CheckpointError>> PartsWriter<'a, F> {
     fn new(sealed: &'a Sealed, folder: &'a Path, part_bytes: u64, step: F) -> Self {
         Self {
             sealed,
@@ -115,7 +115,7 @@ impl<'a, F: FnMut(Position)> PartsWriter<'a, F> {
         }
         if let Some(through) = self.last.filter(|_| self.step_bytes >= part_bytes) {
             self.step_bytes = 0;
-            (self.step)(through);
+            (self.step)(through)?;
         }
         let stored = StoredBlock::encode(block).map_err(|_| CheckpointRefusal::TooLong)?;
         let part = self.part_from(block.first_position)?;

@@ -63,7 +63,7 @@ impl GenerationWriter {
         mark: CommitNumber,
         blocks: impl Iterator<Item = Result<Block, ReadError>>,
         state: impl Iterator<Item = (Bytes, Bytes)>,
-        step: impl FnMut(Position),
+        step: impl FnMut(Position) -> Result<(), CheckpointError>,
     ) -> Result<(GenerationInfo, Vec<u64>), CheckpointError> {
         self.settle_manifest()?;
         let mut all = self.sealed.described();

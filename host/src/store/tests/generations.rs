@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
@@ -427,4 +428,34 @@ fn readers_see_every_block_while_blocks_move_and_generations_go() {
         }
         done.store(true, Ordering::Relaxed);
     });
+}
+
+#[test]
+fn a_generation_is_given_up_at_its_next_step_and_is_written_later() {
+    let dir = folder();
+    let mut opened = start(dir.path());
+    let blocks: Vec<Block> = (1..=6).map(|at| filled(1, at, at, 1, 100_000)).collect();
+    for block in &blocks {
+        let block = std::slice::from_ref(block);
+        opened.journal.append(b"", block).expect("append");
+    }
+    let mark = opened.journal.mark().expect("rotate");
+    let is_over = Arc::new(AtomicBool::new(true));
+    let said = is_over.clone();
+    let checkpoints = &mut opened.checkpoints;
+    checkpoints.give_up_when(move || said.load(Ordering::Relaxed));
+    let mut taken = 0;
+    let taking = blocks.iter().map(|block| {
+        taken += 1;
+        Ok(block.clone())
+    });
+    let given_up = checkpoints.write_generation(mark, taking, std::iter::empty());
+    let given_up = given_up.expect_err("it is over");
+    assert!(matches!(given_up, CheckpointError::GivenUp), "{given_up:?}");
+    assert_eq!(taken, 4, "a step is what fills a part");
+    let folders = fs::read_dir(dir.path().join("generations")).expect("a folder");
+    assert_eq!(folders.count(), 0);
+    is_over.store(false, Ordering::Relaxed);
+    checkpoint(&mut opened, mark, |block| Some(block.clone()), &[]);
+    assert_eq!(read_all(&opened.reader, 0).expect("readable"), blocks);
 }
