@@ -166,6 +166,12 @@ impl Plugins {
         lock(&self.registry).awaited.contains(digest)
     }
 
+    /// Whether the plugin with these bytes is loaded.
+    #[must_use]
+    pub fn is_loaded(&self, digest: &Digest) -> bool {
+        self.get(digest).is_some()
+    }
+
     /// Stops what is being compiled and compiles nothing more: what runs goes on, and who wants to load something is told that the
     /// service stops, unless that is loaded.
     pub fn stop_compiling(&self) {

@@ -140,6 +140,10 @@ impl PluginStore {
     }
 
     async fn load(&self, plugin: &PluginInfo) -> Result<(), NotLoaded> {
+        // With another version of the same bytes, or by who uploaded them again.
+        if self.loaded.is_loaded(&plugin.digest) {
+            return Ok(());
+        }
         let (files, digest) = (self.files.clone(), plugin.digest);
         let read = self.blocking(move || files.read(&digest)).await;
         let read = read.map_err(|error| NotLoaded::new(error, true))?;
