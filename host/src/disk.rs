@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use atomic_write::{Access, give_name, replace};
-pub use real::{RealFileSystem, close_to_others};
+pub use real::{RealFileSystem, close_to_others, create_dir_all};
 pub use whole_file::{PEM_BYTES_MAX, read_up_to, read_whole, read_whole_text, text};
 
 /// What is written with [`File::write_blocks_at`] has an offset, a length and an address in memory that are multiples of
@@ -23,11 +23,12 @@ const COPY_BYTES: usize = 1 << 20;
 
 /// A file system. Every call blocks.
 pub trait FileSystem: Send + Sync {
-    /// Creates a folder and its parents, which only their owner may look into; fine if it exists, and then it stays as it is.
+    /// Creates a folder, which only its owner may look into; fine if it exists, and then it stays as it is. Never the folder above, so
+    /// that nothing begins where one was moved away.
     ///
     /// # Errors
     ///
-    /// The operating system refuses.
+    /// The folder above is not there, or the operating system refuses.
     fn create_dir(&self, path: &Path) -> io::Result<()>;
 
     /// Paths of everything in a folder, in no order.

@@ -15,9 +15,7 @@ use time::{Duration, OffsetDateTime};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::ParsedExtension;
 
-use crate::disk::{
-    Access, FileSystem as _, PEM_BYTES_MAX, RealFileSystem, read_whole_text, replace,
-};
+use crate::disk::{self, Access, PEM_BYTES_MAX, RealFileSystem, read_whole_text, replace};
 use crate::domain::{is_plain, plain_text};
 
 /// Name of the development client: what its certificate makes it.
@@ -316,12 +314,10 @@ impl DevPki {
 pub fn ensure_dev_pki(dir: &Path) -> Result<DevPki, PkiError> {
     let pki = DevPki::at(dir);
     // The keys in it are nobody else's business.
-    RealFileSystem
-        .create_dir(dir)
-        .map_err(|source| PkiError::Write {
-            path: dir.to_owned(),
-            source,
-        })?;
+    disk::create_dir_all(dir).map_err(|source| PkiError::Write {
+        path: dir.to_owned(),
+        source,
+    })?;
     let (ca_cert, ca_key) = pair_paths(dir, "ca");
     let authority = if is_there(&ca_key)? && is_there(&ca_cert)? {
         Authority::load(dir)?

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use anyhow::Context as _;
 
-use crate::disk::{self, Access, FileSystem as _, RealFileSystem, read_whole, replace};
+use crate::disk::{self, Access, RealFileSystem, read_whole, replace};
 use crate::runtime::Random;
 
 /// Bytes of the secret behind connection ids and reset tokens.
@@ -17,7 +17,7 @@ const RESET_KEY_BYTES: usize = 64;
 pub(super) fn create_durably(dir: &Path) -> std::io::Result<()> {
     let is_missing = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
     let missing: Vec<&Path> = dir.ancestors().take_while(is_missing).collect();
-    RealFileSystem.create_dir(dir)?;
+    disk::create_dir_all(dir)?;
     for folder in missing {
         // Its name is in the folder above.
         let above = folder

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::disk::{Access, FileSystem, Hold, RealFileSystem, read_whole, replace};
+use crate::disk::{self, Access, FileSystem, Hold, RealFileSystem, read_whole, replace};
 use crate::domain::Name;
 
 /// What the default context is called. No user's own has that name.
@@ -212,7 +212,7 @@ impl ContextFolder {
             path: path.to_owned(),
             source,
         };
-        RealFileSystem.create_dir(&self.0).map_err(unwritten)?;
+        disk::create_dir_all(&self.0).map_err(unwritten)?;
         for _ in 0..LOCK_TRIES {
             if let Some(lock) = RealFileSystem.lock(&self.0).map_err(unwritten)? {
                 return Ok(lock);

@@ -23,9 +23,21 @@ struct RealFile {
     direct: Mutex<Option<fs::File>>,
 }
 
+/// Creates a folder and all above it, which only their owner may look into; fine if it exists, and then it stays as it is.
+///
+/// # Errors
+///
+/// The operating system refuses.
+pub fn create_dir_all(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
 impl FileSystem for RealFileSystem {
     fn create_dir(&self, path: &Path) -> io::Result<()> {
-        DirBuilder::new().recursive(true).mode(0o700).create(path)
+        match DirBuilder::new().mode(0o700).create(path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+            created => created,
+        }
     }
 
     fn list(&self, path: &Path) -> io::Result<Vec<PathBuf>> {

@@ -76,11 +76,14 @@ pub fn examine(
         Some(marker) => existence_marker::is_there(&*fs, marker)?,
         None => false,
     };
-    if has_marker && !options.accept_loss && !fs.is_dir(dir) {
-        let losses = vec![gone(dir)];
-        return Err(OpenError::Corrupt { losses });
+    // Looked for once: one that is moved away right then is not begun anew in its place.
+    if !fs.is_dir(dir) {
+        if has_marker && !options.accept_loss {
+            let losses = vec![gone(dir)];
+            return Err(OpenError::Corrupt { losses });
+        }
+        fs.create_dir(dir).map_err(OpenError::io("create", dir))?;
     }
-    fs.create_dir(dir).map_err(OpenError::io("create", dir))?;
     let lock = fs.lock(dir).map_err(OpenError::io("lock", dir))?;
     let lock = lock.ok_or_else(|| OpenError::InUse {
         dir: dir.to_owned(),

@@ -3,9 +3,12 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::harness::*;
+use crate::disk::RealFileSystem;
 use crate::domain::Position;
+use crate::store::startup::examine;
 use crate::store::{OpenError, Opened, WriteError};
 
 // A store with a block in a generation and one in the journal.
@@ -160,4 +163,20 @@ fn another_store_in_its_place_is_neither_written_nor_read() {
     opened.journal.close().expect("its file is open");
     drop((opened.reader, opened.checkpoints, opened.replay));
     assert_eq!(everything(&dir), before);
+}
+
+#[test]
+fn a_folder_that_is_moved_while_the_broker_starts_is_not_begun_anew_in_its_place() {
+    let above = folder();
+    let (dir, away) = (above.path().join("store"), above.path().join("away"));
+    drop(filled_store(&dir));
+    let before = everything(&dir);
+    let examined = examine(&dir, small_options(), Arc::new(RealFileSystem)).expect("examined");
+    fs::rename(&dir, &away).expect("renamed");
+    let refused = examined.begin().map(drop).expect_err("it is not there");
+    assert!(matches!(refused, OpenError::Io { .. }), "{refused}");
+    assert!(!dir.exists(), "who puts it back finds its place taken");
+    fs::rename(&away, &dir).expect("put back");
+    assert_eq!(everything(&dir), before);
+    start(&dir);
 }

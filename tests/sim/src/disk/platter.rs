@@ -362,20 +362,16 @@ impl Platter {
     }
 
     pub(super) fn create_dir(&mut self, path: &Path) -> io::Result<()> {
-        let mut missing: Vec<&Path> = path.ancestors().collect();
-        missing.reverse();
-        for folder in missing {
-            match self.names.get(folder) {
-                _ if folder.parent().is_none() => {}
-                Some(Entry::Folder(_)) => {}
-                Some(Entry::File(_)) => return Err(io::ErrorKind::AlreadyExists.into()),
-                None => {
-                    let id = self.next();
-                    self.names.add(folder, Entry::Folder(id));
-                }
+        match self.names.get(path) {
+            Some(Entry::Folder(_)) => Ok(()),
+            Some(Entry::File(_)) => Err(io::ErrorKind::AlreadyExists.into()),
+            None => {
+                self.folder(path.parent().unwrap_or(path))?;
+                let id = self.next();
+                self.names.add(path, Entry::Folder(id));
+                Ok(())
             }
         }
-        Ok(())
     }
 
     pub(super) fn list(&self, path: &Path) -> io::Result<Vec<PathBuf>> {
