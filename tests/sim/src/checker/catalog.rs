@@ -391,12 +391,14 @@ impl Facts {
                 let says = format!("topic {topic} was there as {known}, and is seen as {id}");
                 self.news.push(News::Broken(&MADE, says));
             }
-            Is::There(known) if known == id && may_be_gone => {
+            Is::There(known) if may_be_gone && known != id => self.topic_gone(topic),
+            Is::Gone | Is::Open if may_be_gone && id == 0 => self.topic_gone(topic),
+            // Which of them it is cannot be told, if its id was not known before.
+            _ if may_be_gone => {
                 if let Some(of) = self.topics.get_mut(topic) {
                     (of.age, of.is_going) = (of.age + 1, false);
                 }
             }
-            _ if may_be_gone => self.topic_gone(topic),
             Is::Gone | Is::Open | Is::There(_) => {}
         }
         if let Some(of) = self.topics.get_mut(topic) {

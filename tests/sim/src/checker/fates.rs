@@ -94,13 +94,14 @@ struct Holding {
     said: BTreeMap<(Text, u64), Said>,
     /// Who acked what is done for sure, when that was confirmed, and with which entry.
     done: BTreeMap<u64, (Text, u64, usize)>,
-    /// When each consumer took something last.
-    took_ms: BTreeMap<Text, u64>,
+    /// When each consumer took something last, and with which entry.
+    took: BTreeMap<Text, (u64, usize)>,
     /// Events that were answered, whose filters decide what becomes of them.
     judged: BTreeSet<u64>,
-    /// Consumers that took nothing for so long that others got what waited for them, which they do not know, and with which entry they
-    /// went on. Whatever comes on one stream comes in order: once something came that was not there then, that is over.
-    slow: BTreeMap<Text, usize>,
+    /// Consumers to which nothing came, or that took nothing, for so long that others got what was meant for them, or they themselves
+    /// once more, which they do not know, and with which entry that was over. Whatever comes on one stream comes in order: once
+    /// something came that was not there then, or they had nothing to take, they have caught up.
+    behind: BTreeMap<Text, usize>,
 }
 
 #[derive(Clone, Copy)]
@@ -155,7 +156,7 @@ impl Group for Ledger {
             What::ChangesFilters { subscription, .. } => self.filters_change(subscription),
             What::Attaches { subscription, .. } | What::Opens { subscription } => {
                 let holding = self.subscriptions.entry(subscription.clone()).or_default();
-                holding.slow.remove(&entry.who);
+                holding.behind.remove(&entry.who);
             }
             What::Dies {} => self.forgets(&entry.who),
             What::Crashed { cause, .. } => self.crashed(*cause, entry.ms, facts),
@@ -176,6 +177,26 @@ impl Group for Ledger {
         for news in &facts.news {
             self.hear(news, facts);
         }
+    }
+}
+
+impl Holding {
+    // Somebody takes an event. Answers whether it may have been on its way for so long that it was handed out anew.
+    fn takes(&mut self, entry: &Entry, asked_at: usize, deadline_ms: u64, facts: &Facts) -> bool {
+        let who = &entry.who;
+        let took = self.took.insert(who.clone(), (entry.ms, facts.at));
+        let had_nothing = |since: usize| {
+            took.is_some_and(|(ms, at)| at >= since && entry.ms - ms > deadline_ms / 2)
+        };
+        if let Some(since) = self.behind.get(who).copied()
+            && (asked_at > since || had_nothing(since))
+        {
+            self.behind.remove(who);
+        }
+        if facts.troubles.may_come_late(who, entry.ms, deadline_ms) {
+            self.behind.insert(who.clone(), facts.at);
+        }
+        self.behind.contains_key(who)
     }
 }
 
@@ -254,28 +275,17 @@ impl Ledger {
             .get(position)
             .map_or(0, |(_, _, times)| *times);
         let handed = (entry.who.clone(), entry.ms, before + 1);
+        let deadline_ms = facts.subscriptions.get(subscription);
+        let deadline_ms = deadline_ms.map_or(u64::MAX, |of| of.ack_deadline_ms);
+        let asked_at = facts.events.get(n).map_or(0, |event| event.asked_at);
+        let late = holding.takes(entry, asked_at, deadline_ms, facts);
         // One that was there before its subscription was published for it all the same, if that begins with what is there.
         let open = Fates::ABSENT.or(Fates::PENDING);
         let fates = holding.fates.entry(*n).or_insert(open);
         holding.positions.insert(*position, *n);
         holding.handed.insert(*position, handed);
-        holding.took_ms.insert(entry.who.clone(), entry.ms);
-        // Perhaps by one that had this name before, or it waited for one who does not know that others got it.
+        // Perhaps by one that had this name before.
         let is_of_this = facts.attached(&entry.who, subscription).is_some();
-        let deadline_ms = facts.subscriptions.get(subscription);
-        let deadline_ms = deadline_ms.map_or(u64::MAX, |of| of.ack_deadline_ms);
-        let asked_at = facts.events.get(n).map_or(0, |event| event.asked_at);
-        if holding
-            .slow
-            .get(&entry.who)
-            .is_some_and(|at| asked_at > *at)
-        {
-            holding.slow.remove(&entry.who);
-        }
-        let late = facts
-            .troubles
-            .may_come_late(&entry.who, entry.ms, deadline_ms)
-            || holding.slow.contains_key(&entry.who);
         let done = holding.done.get(n).filter(|_| *fates == Fates::DONE);
         let was_on_its_way = match done {
             Some(done) => {
@@ -354,7 +364,8 @@ impl Ledger {
             // If it was handed out again since, or may have been, it is not known which of them was answered.
             let deadline_ms = facts.subscriptions.get(&subscription);
             let deadline_ms = deadline_ms.map_or(u64::MAX, |of| of.ack_deadline_ms);
-            let may_be_late = facts.troubles.may_come_late(who, said.got_ms, deadline_ms)
+            let may_be_late = (facts.troubles.may_come_late(who, said.got_ms, deadline_ms)
+                || holding.behind.contains_key(who))
                 && now_ms - facts.first_handed_out_ms(*n) >= deadline_ms;
             let is_known = said.settles
                 && said.handed == handed
@@ -375,10 +386,10 @@ impl Ledger {
         let deadline_ms = facts.subscriptions.get(subscription);
         let deadline_ms = deadline_ms.map_or(0, |of| of.ack_deadline_ms);
         if let Some(holding) = self.subscriptions.get_mut(subscription)
-            && let Some(took_ms) = holding.took_ms.get(&entry.who)
+            && let Some((took_ms, _)) = holding.took.get(&entry.who)
             && entry.ms - took_ms > deadline_ms / 2
         {
-            holding.slow.insert(entry.who.clone(), facts.at);
+            holding.behind.insert(entry.who.clone(), facts.at);
         }
     }
 

@@ -30,6 +30,15 @@ struct Trouble {
     until_ms: u64,
 }
 
+/// How a link holds somebody up.
+struct Lag<'a> {
+    of: &'a str,
+    /// How late something may be.
+    late_ms: u64,
+    /// When nothing is late any more.
+    over_ms: u64,
+}
+
 impl Troubles {
     pub(super) fn see(&mut self, entry: &Entry) {
         match &entry.what {
@@ -89,33 +98,28 @@ impl Troubles {
     /// Whether what somebody got then may have been on its way for so long on a link that holds things up.
     pub(super) fn may_come_late(&self, who: &Text, got_ms: u64, late_by_ms: u64) -> bool {
         self.faults.iter().any(|trouble| {
-            let Some((of, late_ms)) = lag(&trouble.fault) else {
+            let Some(lag) = lag(trouble) else {
                 return false;
             };
-            let until_ms = trouble.until_ms.saturating_add(late_by_ms);
-            *of == **who && late_ms >= late_by_ms && until_ms >= got_ms
+            let until_ms = lag.over_ms.max(trouble.until_ms.saturating_add(late_by_ms));
+            *lag.of == **who && lag.late_ms >= late_by_ms && until_ms >= got_ms
         })
     }
 
     /// Whether a link held somebody up, perhaps for so long, at some time since then.
     pub(super) fn held_up(&self, who: &Text, since_ms: u64, for_ms: u64) -> bool {
-        self.any_since(since_ms, |fault| {
-            lag(fault).is_some_and(|(of, late_ms)| *of == **who && late_ms >= for_ms)
-        })
+        self.faults
+            .iter()
+            .filter_map(lag)
+            .any(|lag| *lag.of == **who && lag.late_ms >= for_ms && lag.over_ms >= since_ms)
     }
 
     /// By when somebody has heard of what happened then, over a link that may hold it up.
     pub(super) fn heard_by(&self, who: &Text, ms: u64) -> u64 {
-        let mut by = ms;
-        for trouble in self.faults.iter().filter(|trouble| trouble.until_ms >= ms) {
-            match lag(&trouble.fault) {
-                Some((of, late_ms)) if *of == **who => {
-                    by = by.max(trouble.until_ms.min(ms.saturating_add(late_ms)));
-                }
-                _ => {}
-            }
-        }
-        by
+        let lags = self.faults.iter().filter_map(lag);
+        let of = lags.filter(|lag| *lag.of == **who && lag.over_ms >= ms);
+        of.map(|lag| lag.over_ms.min(ms.saturating_add(lag.late_ms)))
+            .fold(ms, u64::max)
     }
 
     /// By when what was written then is synced at the latest, if that takes so long on a disk that is well. The life that there is, or was
@@ -168,13 +172,22 @@ pub(super) fn is_full(fault: &Fault) -> bool {
     matches!(fault, Fault::Disk(DiskFault::Full { .. }))
 }
 
-// Whose link it holds things up on without ending the connection, and for how long at most.
-fn lag(fault: &Fault) -> Option<(&str, u64)> {
-    match fault {
+// Whom it holds up without ending the connection.
+fn lag(trouble: &Trouble) -> Option<Lag<'_>> {
+    match &trouble.fault {
         Fault::Outage {
             actor, lasts_ms, ..
-        } => Some((actor, *lasts_ms)),
-        Fault::Slow { actor, .. } => Some((actor, SLOW_LINK_MS)),
+        } => Some(Lag {
+            of: actor,
+            late_ms: *lasts_ms,
+            over_ms: trouble.until_ms,
+        }),
+        // What is under way does not get faster.
+        Fault::Slow { actor, .. } => Some(Lag {
+            of: actor,
+            late_ms: SLOW_LINK_MS,
+            over_ms: trouble.until_ms.saturating_add(SLOW_LINK_MS),
+        }),
         _ => None,
     }
 }

@@ -204,7 +204,29 @@ fn a_deleted_topic_is_gone_at_once_and_its_numbers_are_nobody_elses() {
     let early = "39 p publishes op=45 producer=a topic=t n=2 hash=7\n";
     let answer = "46 p published op=45 sequence=1 is_duplicate=false\n";
     let open = "40 o deletes-topic op=20 topic=t\n";
+    // The broker is killed while a deletion is open, and there is a topic then that nobody has seen before.
+    let made = "
+        42 p publishes op=45 producer=a topic=t n=1 hash=7
+        43 p published op=45 sequence=1 is_duplicate=false
+    ";
+    let open_again = "44 o deletes-topic op=46 topic=t\n";
+    let seen = "
+        53 o sees-topic topic=t id=7
+        54 d attaches op=54 subscription=s
+        54 d attached op=54
+    ";
+    let got_then = got.replace("44 d", "55 d");
     check_broken(&[
+        (
+            "of one that was not known, and may be there still",
+            &[NO_TOPIC, made, open_again, CUT, seen, &got_then],
+            &[],
+        ),
+        (
+            "of one that was known, and is not there any more",
+            &[ONE, open, CUT, seen, &got_then],
+            &["DELETED"],
+        ),
         ("owed to nobody", &[ONE, NO_TOPIC, DRAINED], &[]),
         ("still there", &[ONE, NO_TOPIC, later, got], &["DELETED"]),
         (

@@ -75,6 +75,51 @@ fn a_slow_link_excuses_what_was_on_its_way_and_nothing_else() {
     ] {
         assert_eq!(broken_in_a_hurry(parts), expected, "{case}");
     }
+    // Somebody who has all the time something to take has not caught up: what comes was there when all was well again.
+    let other = |ms: u64, n: u64| {
+        format!(
+            "{ms} c delivered subscription=s topic=t position={at} sequence={n} attempt=1 n={n} hash=7\n",
+            at = n + 4
+        )
+    };
+    let published: String = (2..=9)
+        .map(|n| {
+            format!(
+                "11 p publishes op={n}0 producer=a topic=t n={n} hash=7
+                 11 p published op={n}0 sequence={n} is_duplicate=false\n"
+            )
+        })
+        .collect();
+    let taken: String = (2..=6).map(|n| other(7_600 + n * 900, n)).collect();
+    let healed = "18 stage healed\n";
+    let again = AGAIN.replace("30 c", "13900 c");
+    let fresh = "
+        13100 p publishes op=99 producer=a topic=t n=10 hash=7
+        13101 p published op=99 sequence=10 is_duplicate=false
+    ";
+    let [first, last] = [other(13_102, 10), other(11_500, 6)];
+    let all = [ONE, &published].concat();
+    let acked = [SLOW_LINK, &all, GOT, ACKED, CONFIRMED, healed].concat();
+    for (case, parts, expected) in [
+        (
+            "behind",
+            &[&*acked, &taken, &again] as &[&str],
+            &[] as &[&str],
+        ),
+        (
+            "caught up",
+            &[&acked, &taken, fresh, &first, &again],
+            &["ACKED"],
+        ),
+        ("had nothing to take", &[&acked, &last, &again], &["ACKED"]),
+        (
+            "was never behind",
+            &[&acked[SLOW_LINK.len()..], &taken, &again],
+            &["ACKED"],
+        ),
+    ] {
+        assert_eq!(broken_in_a_hurry(parts), expected, "{case}");
+    }
     // Whether an answer came in time is known if the event is younger than the time that there is for it.
     let got = GOT.replace("12 c", "5012 c");
     let acked = ACKED.replace("    1", "    501");
