@@ -20,9 +20,6 @@ const TRIES_MAX: usize = 100;
 /// States that few of these seeds reach, or none. Nobody holds that they do not.
 #[rustfmt::skip]
 const SELDOM: &[State] = &[
-    State::GroupFull,
-    State::NotesBeforeGroup,
-    State::AcksWaitForRoom,
     State::ReserveTaken,
     State::CheckpointTriedAgain,
     State::TornEndCut,

@@ -96,6 +96,8 @@ bugs! {
     ReservedNotWritten,
     /// What came back of events is not replayed.
     ReturnsNotReplayed,
+    /// What is to wait, as the journal says, does not.
+    WaitForgotten,
     /// An attempt in the journal counts once more.
     AttemptCountedTwice,
     /// What the state of a subscription waits for is not armed.
@@ -108,6 +110,8 @@ bugs! {
     AcksTakenUntold,
     /// Acks are not written down.
     AcksNotNoted,
+    /// Acks of what outputs and dead letters are made of are not written down.
+    OutputAcksNotNoted,
     /// Notes that do not fit into a group are not written before it.
     NotesBeforeSkipped,
     /// A topic gives the sequences of a group again.
@@ -164,6 +168,20 @@ bugs! {
     NackLost,
     /// What its consumer has not seen when it goes comes nowhere.
     UnseenGoesNowhere,
+    /// What has one attempt left is given up.
+    GivenUpEarly,
+    /// What failed too often is said to be refused.
+    WrongReasonTold,
+    /// All that a consumer had in hand when it lost its connection has failed.
+    OthersPay,
+    /// What failed comes again at once.
+    BackoffIgnored,
+    /// Of what a route makes of an event only the first is written.
+    RouteOutputLost,
+    /// A dead letter is written without the ack of its event.
+    LetterWithoutAck,
+    /// What is given up is acked without its dead letter.
+    AckWithoutLetter,
     /// What comes back does not count as handed out.
     AttemptNotCounted,
     /// What misses its deadline comes nowhere.

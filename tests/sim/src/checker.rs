@@ -15,9 +15,12 @@ mod facts;
 mod fates;
 mod filters;
 mod flow;
+mod given_up;
+mod letters;
 mod numbers;
 mod order;
 mod requests;
+mod routes;
 mod starts;
 mod troubles;
 
@@ -94,6 +97,14 @@ promises! {
     fates::ACKED,
     attempts::COUNTED,
     attempts::KEPT,
+    given_up::WAITS,
+    given_up::GIVES_UP,
+    routes::ROUTED_ONCE,
+    routes::ROUTED,
+    letters::GOES_THERE,
+    letters::SAYS_WHY,
+    letters::LETTER_ONCE,
+    letters::DOES_NOT_PAY,
     requests::ANSWERED_ONCE,
     requests::ANSWERED_AT_ALL,
     requests::DRAINS,
@@ -143,6 +154,8 @@ pub fn check(history: &[Entry]) -> Vec<Violation> {
         Box::<filters::Judged>::default(),
         Box::<flow::Flow>::default(),
         Box::<attempts::Counted>::default(),
+        Box::<letters::Letters>::default(),
+        Box::<routes::Routed>::default(),
     ];
     let mut found = Found::default();
     for (at, entry) in history.iter().enumerate() {

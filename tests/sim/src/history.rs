@@ -191,6 +191,8 @@ kinds! {
     CreatesSubscription "creates-subscription" {
         op: u64, subscription: Text, topic: Text, start: Start, ack_deadline_ms: u64,
     }
+    /// Creates a route.
+    CreatesRoute "creates-route" { op: u64, route: Text }
     /// Deletes one.
     DeletesSubscription "deletes-subscription" { op: u64, subscription: Text }
     /// Lets one stand still.
@@ -201,6 +203,8 @@ kinds! {
     Changes "changes" { op: u64, subscription: Text, ack_deadline_ms: u64, in_flight_max: u64 }
     /// The subscription that is created by this request has these filters.
     ChoosesFilters "chooses-filters" { op: u64, chain: Text }
+    /// It gives an event up after so many attempts that count, if not 0, and waits so long before each but the first.
+    ChoosesAttempts "chooses-attempts" { op: u64, attempts_max: u64, backoff_ms: Text }
     /// Changes what its events have to pass. It is done with the fence.
     ChangesFilters "changes-filters" { op: u64, subscription: Text, chain: Text }
     /// Uploads a plugin.
@@ -244,6 +248,17 @@ kinds! {
     Delivered "delivered" {
         subscription: Text, topic: Text, position: u64, sequence: u64, attempt: u64, n: u64, hash: u64,
     }
+    /// Got a dead letter: of which subscription, for which event of which topic, after how many attempts, and why.
+    Letter "letter" {
+        subscription: Text, topic: Text, position: u64, sequence: u64, attempt: u64, n: u64, hash: u64,
+        of: Text, from: Text, was: u64, attempts: u64, why: Text,
+    }
+    /// Got what a route has made of an event.
+    Output "output" {
+        subscription: Text, topic: Text, position: u64, sequence: u64, attempt: u64, n: u64, hash: u64,
+    }
+    /// Answers a delivery so that it is left alone for so long, at least.
+    Waits "waits" { subscription: Text, position: u64, delay_ms: u64 }
     /// Answered a delivery.
     Says "says" { subscription: Text, position: u64, answer: Answer }
     /// Wants to know that all that it has said is on disk.

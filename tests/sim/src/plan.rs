@@ -4,9 +4,11 @@
 
 pub mod disk;
 mod draw;
+pub mod failing;
 pub mod filter;
 mod operation;
 pub mod payload;
+pub mod route;
 
 #[cfg(test)]
 mod tests;
@@ -18,7 +20,9 @@ use crate::network::LinkShape;
 use crate::scheduler::{Manner, Options};
 use disk::{DiskFault, DiskShape};
 use draw::Draw;
+use failing::{Attempts, Poison};
 use filter::{Filter, Plugin};
+use route::Route;
 
 pub use draw::Weights;
 pub use operation::Operation;
@@ -47,6 +51,9 @@ pub struct Plan {
     pub topics: Vec<Topic>,
     /// All subscriptions, created at first.
     pub subscriptions: Vec<Subscription>,
+    /// All routes, created at first.
+    #[serde(default)]
+    pub routes: Vec<Route>,
     /// Who is at work.
     pub actors: Vec<Actor>,
     /// What an operator does, in order.
@@ -81,6 +88,9 @@ pub struct Subscription {
     /// What its events have to pass.
     #[serde(default)]
     pub filters: Vec<Filter>,
+    /// How often it tries an event.
+    #[serde(default)]
+    pub attempts: Attempts,
 }
 
 /// Somebody with a client of its own.
@@ -150,6 +160,9 @@ pub struct Consuming {
     pub dies_after: u64,
     /// How long it works on a delivery.
     pub takes_ms: u64,
+    /// What it always fails on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub poison: Option<Poison>,
 }
 
 /// How often a consumer says what, in parts of their sum.
@@ -164,6 +177,12 @@ pub struct Says {
     pub extend: u64,
     /// Nothing at all.
     pub nothing: u64,
+    /// Again, when the subscription says so.
+    #[serde(default)]
+    pub later: u64,
+    /// Never again.
+    #[serde(default)]
+    pub term: u64,
 }
 
 /// A link, as it is written.
@@ -327,6 +346,10 @@ impl Plan {
         let actor = |name: &str| known(name, Box::new(self.actors.iter().map(|of| &of.name)));
         for subscription in &self.subscriptions {
             topic(&subscription.topic)?;
+        }
+        for Route { from, outputs, .. } in &self.routes {
+            topic(from)?;
+            outputs.iter().try_for_each(|(_, to)| topic(to))?;
         }
         for Actor { role, .. } in &self.actors {
             match role {

@@ -2,6 +2,7 @@
 //! and numbers are made small. What counts as showing it is the caller's business, and so is how often it may be tried.
 
 use crate::plan::disk::DiskShape;
+use crate::plan::failing::Attempts;
 use crate::plan::{Actor, Link, Operation, Plan, Publishing, Role, Timed};
 
 /// The link of a client on the same machine.
@@ -28,9 +29,12 @@ pub fn shrink(plan: &Plan, tries_max: usize, shows: impl FnMut(&Plan) -> bool) -
         shrinking.list(|plan| &mut plan.faults);
         shrinking.list(|plan| &mut plan.operations);
         for subscription in 0..shrinking.plan.subscriptions.len() {
+            shrinking
+                .change(|plan| plan.subscriptions[subscription].attempts = Attempts::default());
             shrinking.list(|plan| &mut plan.subscriptions[subscription].filters);
         }
         shrinking.list(|plan| &mut plan.subscriptions);
+        shrinking.list(|plan| &mut plan.routes);
         shrinking.list(|plan| &mut plan.plugins);
         shrinking.list(|plan| &mut plan.topics);
         for publisher in publishers(&shrinking.plan) {
@@ -162,6 +166,9 @@ fn plainly(actor: &mut Actor) {
         consuming.says.nack = 0;
         consuming.says.extend = 0;
         consuming.says.nothing = 0;
+        consuming.says.later = 0;
+        consuming.says.term = 0;
+        consuming.poison = None;
         consuming.says.ack = 1;
     }
 }
@@ -170,6 +177,10 @@ fn plainly(actor: &mut Actor) {
 fn pruned(mut plan: Plan) -> Plan {
     let topics: Vec<String> = plan.topics.iter().map(|of| of.name.clone()).collect();
     plan.subscriptions.retain(|of| topics.contains(&of.topic));
+    plan.routes.retain(|of| {
+        let mut outputs = of.outputs.iter();
+        topics.contains(&of.from) && outputs.all(|(_, to)| topics.contains(to))
+    });
     let plugins: Vec<String> = plan.plugins.iter().map(|of| of.name.clone()).collect();
     for subscription in &mut plan.subscriptions {
         let filters = &mut subscription.filters;

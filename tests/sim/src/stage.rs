@@ -264,13 +264,17 @@ impl Stage {
         // Nothing comes or goes any more, and nothing stands still.
         let _ = timeout_at(until, &mut serving.operator).await;
         let all = self.scene.plan.subscriptions.iter();
-        let there = all
-            .map(|of| &*of.name)
+        let routes = self.scene.plan.routes.iter().map(|of| &*of.name);
+        // What a route takes goes on to others.
+        let there = routes
+            .chain(all.map(|of| &*of.name))
             .filter(|name| serving.is_there(name));
         let there: Vec<&str> = there.collect();
         let mut left = there.clone();
         while !left.is_empty() && Instant::now() < until {
-            left.retain(|name| serving.depth(name) != Some(0));
+            // What one has given up another holds then.
+            let holds = |name: &&str| serving.depth(name) != Some(0);
+            left = there.iter().copied().filter(holds).collect();
             sleep(DRAINS_EVERY).await;
         }
         for name in there.into_iter().filter(|name| !left.contains(name)) {

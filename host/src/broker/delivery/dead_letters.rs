@@ -224,7 +224,9 @@ async fn write_item(
             Ok(Fate::Written { letter, topic }) => {
                 say_given_up(context, live, item, (topic.as_ref(), &dead_letter));
                 bytes += letter.event.len();
-                events.push(letter);
+                if !planted!(AckWithoutLetter) {
+                    events.push(letter);
+                }
             }
             Ok(Fate::Dropped) => dropped.push(item),
             Ok(Fate::Gone) => {}
@@ -246,6 +248,9 @@ async fn write_item(
         dropped: dropped.len() as u64,
     };
     let refused = acks.clone();
+    if planted!(LetterWithoutAck) {
+        acks.clear();
+    }
     let outputs = |done| {
         Control::Outputs(Outputs {
             subscription: live.id,

@@ -228,6 +228,9 @@ fn place(
         let mut event = Event::decode(output.event)
             .map_err(|error| format!("the event cannot be read again: {error}"))?;
         hops::set(&mut event, hops);
+        if planted!(RouteOutputLost) && !placed.is_empty() {
+            continue;
+        }
         placed.push(Appended {
             topic,
             mark: BlockOrigin::Ordinary,

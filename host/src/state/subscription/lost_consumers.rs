@@ -66,7 +66,11 @@ impl SubscriptionState {
             reached!(SuspectAccused);
         }
         self.suspects.shaken |= alone;
-        let why = if alone { Return::Cut } else { Return::Detached };
+        let why = match alone {
+            true => Return::Cut,
+            false if planted!(OthersPay) => Return::Cut,
+            false => Return::Detached,
+        };
         self.back_from(&gone, unseen, &why, now);
     }
 

@@ -106,6 +106,7 @@ impl SubscriptionState {
                     self.suspects.clear(first, last);
                     self.record_given_up(first, last, reason);
                 }
+                (None, Some(_)) if planted!(WaitForgotten) => self.make_ready(first, last),
                 (None, Some(due)) => self.delay(first, last, due, now),
                 (None, None) => self.make_ready(first, last),
             }

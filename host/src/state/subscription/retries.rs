@@ -43,6 +43,9 @@ impl SubscriptionState {
                     Return::Cut => GiveUpReason::ConsumersLost,
                     Return::Expired => GiveUpReason::DeadlineMissed,
                     Return::TooLarge(why) => GiveUpReason::TooLarge(why.clone()),
+                    Return::Nacked(_) if planted!(WrongReasonTold) => {
+                        GiveUpReason::Terminated("".into())
+                    }
                     Return::Nacked(_) | Return::Detached => GiveUpReason::AttemptsExhausted,
                 };
                 self.tries.insert(first, last, tried);
@@ -54,6 +57,7 @@ impl SubscriptionState {
             let delay_ms = match why {
                 Return::Detached => 0,
                 Return::Nacked(Some(delay_ms)) => *delay_ms,
+                _ if planted!(BackoffIgnored) => 0,
                 Return::Nacked(None) | Return::Expired | Return::Cut | Return::TooLarge(_) => {
                     backoff::step_ms(&self.policy, tried.failed)
                 }
@@ -69,6 +73,9 @@ impl SubscriptionState {
     }
 
     fn is_exhausted(&self, tried: Tried) -> bool {
+        if planted!(GivenUpEarly) && tried.failed + 1 == self.policy.attempts_max {
+            return true;
+        }
         self.policy.attempts_max > 0 && tried.failed >= self.policy.attempts_max
     }
 

@@ -8,6 +8,7 @@ use tokio::time::sleep;
 
 use super::{AGAIN, Came, Phase, Process, subscribe_code};
 use crate::history::{Answer, What};
+use crate::plan::failing::Fails;
 use crate::plan::payload::{hash, number};
 use crate::plan::{Consuming, Operation};
 
@@ -93,14 +94,18 @@ async fn consume(
         note(process, consuming, &delivery);
         taken.deliveries += 1;
         let runs = *process.scene.phase.borrow() == Phase::Runs;
-        if runs && taken.deliveries == consuming.dies_after {
+        let poison = fails(process, consuming, &delivery);
+        if runs && (taken.deliveries == consuming.dies_after || poison == Some(Fails::Dies)) {
             process.die();
             return Ended::ToDie;
         }
         if runs {
             sleep(Duration::from_millis(consuming.takes_ms)).await;
         }
-        taken.answers += u64::from(answer(process, consuming, &delivery));
+        taken.answers += u64::from(match poison {
+            Some(fails) => fail(process, consuming, &delivery, fails),
+            None => answer(process, consuming, &delivery),
+        });
         let flushes_after = match runs {
             true => consuming.flushes_after,
             false => consuming.flushes_after.min(DRAINS_AFTER),
@@ -140,30 +145,127 @@ fn hear(process: &Process, consuming: &Consuming, consumer: &Consumer, heard: &m
 }
 
 fn note(process: &Process, consuming: &Consuming, delivery: &Delivery) {
-    let payload = &delivery.event().payload;
-    process.note(What::Delivered {
+    let event = delivery.event();
+    let payload = &event.payload;
+    let (subscription, topic) = (
+        consuming.subscription.as_str().into(),
+        (*delivery.topic).into(),
+    );
+    let (position, sequence) = (delivery.position, delivery.sequence);
+    let attempt = delivery.attempt.into();
+    let (n, hash) = (number(payload).unwrap_or(u64::MAX), hash(payload));
+    let says = |name: &str| {
+        let mut headers = event.headers.iter();
+        let header = headers.find(|(header, _)| header == name);
+        header.map(|(_, value)| value.as_str())
+    };
+    let counts = |name: &str| {
+        says(name)
+            .and_then(|value| value.parse().ok())
+            .unwrap_or(u64::MAX)
+    };
+    process.note(match says("tidegate-dead-reason") {
+        None if says("tidegate-hops").is_some() => What::Output {
+            subscription,
+            topic,
+            position,
+            sequence,
+            attempt,
+            n,
+            hash,
+        },
+        None => What::Delivered {
+            subscription,
+            topic,
+            position,
+            sequence,
+            attempt,
+            n,
+            hash,
+        },
+        Some(why) => What::Letter {
+            subscription,
+            topic,
+            position,
+            sequence,
+            attempt,
+            n,
+            hash,
+            of: says("tidegate-dead-subscription")
+                .unwrap_or_default()
+                .into(),
+            from: says("tidegate-dead-topic").unwrap_or_default().into(),
+            was: counts("tidegate-dead-sequence"),
+            attempts: counts("tidegate-dead-attempts"),
+            why: why.into(),
+        },
+    });
+}
+
+// How it fails on what is poison for it. Nothing is without an end: when the run drains, it takes what is handed out again and again.
+fn fails(process: &Process, consuming: &Consuming, delivery: &Delivery) -> Option<Fails> {
+    let number = number(&delivery.event().payload)?;
+    let poison = consuming.poison.filter(|poison| poison.is_in(number))?;
+    let runs = *process.scene.phase.borrow() == Phase::Runs;
+    let mut subscriptions = process.scene.plan.subscriptions.iter();
+    let of = subscriptions.find(|of| of.name == consuming.subscription)?;
+    let ends = runs
+        || match poison.does {
+            Fails::Nack | Fails::NackAfter(_) => of.attempts.max > 0,
+            Fails::Term => true,
+            Fails::Silent | Fails::Dies => false,
+        };
+    ends.then_some(poison.does)
+}
+
+// Whether it says anything.
+fn fail(process: &Process, consuming: &Consuming, delivery: &Delivery, fails: Fails) -> bool {
+    let (answer, delay) = match fails {
+        Fails::Silent | Fails::Dies => return false,
+        Fails::Term => {
+            say(process, consuming, delivery, Answer::Term);
+            delivery.term(&format!("poison for {}", process.actor.name));
+            return true;
+        }
+        Fails::Nack => (Answer::Nack, None),
+        Fails::NackAfter(ms) => (Answer::Nack, Some(ms)),
+    };
+    waits(process, consuming, delivery, delay);
+    say(process, consuming, delivery, answer);
+    delivery.nack(delay.map(Duration::from_millis));
+    true
+}
+
+// Says for how long it wants to be left alone, if not at once.
+fn waits(process: &Process, consuming: &Consuming, delivery: &Delivery, delay_ms: Option<u64>) {
+    let mut subscriptions = process.scene.plan.subscriptions.iter();
+    let of = subscriptions.find(|of| of.name == consuming.subscription);
+    let backoff = of.map_or(&[][..], |of| &of.attempts.backoff_ms);
+    // How often it has failed before only the broker knows.
+    let delay_ms = delay_ms.or(backoff.iter().min().copied());
+    if let Some(delay_ms @ 1..) = delay_ms {
+        process.note(What::Waits {
+            subscription: consuming.subscription.as_str().into(),
+            position: delivery.position,
+            delay_ms,
+        });
+    }
+}
+
+fn say(process: &Process, consuming: &Consuming, delivery: &Delivery, answer: Answer) {
+    process.note(What::Says {
         subscription: consuming.subscription.as_str().into(),
-        topic: (*delivery.topic).into(),
         position: delivery.position,
-        sequence: delivery.sequence,
-        attempt: delivery.attempt.into(),
-        n: number(payload).unwrap_or(u64::MAX),
-        hash: hash(payload),
+        answer,
     });
 }
 
 // Whether it says anything.
 fn answer(process: &Process, consuming: &Consuming, delivery: &Delivery) -> bool {
     let says = &consuming.says;
-    let (subscription, position) = (consuming.subscription.as_str(), delivery.position);
-    let note = |answer| {
-        process.note(What::Says {
-            subscription: subscription.into(),
-            position,
-            answer,
-        });
-    };
-    let sum = says.ack + says.nack + says.extend + says.nothing;
+    let position = delivery.position;
+    let note = |answer| say(process, consuming, delivery, answer);
+    let sum = says.ack + says.nack + says.extend + says.nothing + says.later + says.term;
     let drawn = process.draw("says", position * 64 + u64::from(delivery.attempt), sum);
     let is_over = *process.scene.phase.borrow() > Phase::Runs;
     if is_over || drawn < says.ack {
@@ -177,6 +279,10 @@ fn answer(process: &Process, consuming: &Consuming, delivery: &Delivery) -> bool
         delivery.extend();
         note(Answer::Ack);
         delivery.ack();
+    } else if drawn < sum - says.nothing - says.term {
+        return fail(process, consuming, delivery, Fails::Nack);
+    } else if drawn < sum - says.nothing {
+        return fail(process, consuming, delivery, Fails::Term);
     } else {
         return false;
     }

@@ -1,10 +1,12 @@
 //! How often an event was handed out, as each delivery says: never more often than somebody had it, and not less often than is known of it,
-//! over all lives of the broker. What is known is what its consumer said in time, or had in hand when the broker stopped.
+//! over all lives of the broker. What is known is what its consumer said in time, or had in hand when the broker stopped. What follows of it
+//! for when an event comes again, and whether it does, is in `given_up.rs`.
 
 use std::collections::BTreeMap;
 
 use super::catalog::News;
 use super::facts::Facts;
+use super::given_up::{Again, GIVES_UP, WAITS};
 use super::troubles::is_of_disk;
 use super::{Found, Group, Promise};
 use crate::history::{Answer, Entry, Text, What};
@@ -22,7 +24,7 @@ pub(super) const KEPT: Promise = Promise {
 };
 
 /// By then the broker has heard that an application has got something, on a link that holds nothing up. The client says so within 10 ms.
-const HEARD_MS: u64 = 1_000;
+pub(super) const HEARD_MS: u64 = 1_000;
 /// What nobody has got for less long has not missed its deadline unseen, however short that is.
 const UNSEEN_MS_MIN: u64 = 2_000;
 
@@ -30,6 +32,12 @@ const UNSEEN_MS_MIN: u64 = 2_000;
 #[derive(Default)]
 pub(super) struct Attempts {
     of: BTreeMap<Text, Hands>,
+    /// What a subscription is to be created with.
+    chosen: BTreeMap<u64, u64>,
+    /// Where events are, by topic and sequence.
+    positions: BTreeMap<(Text, u64), u64>,
+    /// How long what is answered next is to be left alone, by who says so.
+    delays: BTreeMap<Text, u64>,
     /// Hand-outs that were answered and not yet flushed, by who has them.
     open: BTreeMap<Text, Vec<Place>>,
     /// Those that a flush is about.
@@ -46,8 +54,10 @@ type Place = (Text, u64, usize);
 
 /// What a subscription handed out.
 #[derive(Default)]
-struct Hands {
-    events: BTreeMap<u64, Vec<HandOut>>,
+pub(super) struct Hands {
+    /// After so many attempts that count it gives an event up; 0 is never.
+    pub(super) attempts_max: u64,
+    pub(super) events: BTreeMap<u64, Vec<HandOut>>,
     /// Who consumes, by the entry with which it asked for it last.
     consumers: BTreeMap<Text, Asked>,
     /// Entries with which somebody who had perhaps something in hand was cut off.
@@ -56,6 +66,7 @@ struct Hands {
 
 #[derive(Clone, Copy)]
 struct Asked {
+    at: usize,
     ms: u64,
     /// The application has asked for it, and its client not yet.
     is_new: bool,
@@ -63,24 +74,45 @@ struct Asked {
     newest_ms: u64,
 }
 
+/// What somebody got: an event, what a route has made of one, or a letter of one.
+struct Got<'a> {
+    subscription: &'a Text,
+    topic: &'a Text,
+    position: u64,
+    sequence: u64,
+    attempt: u64,
+    n: u64,
+    /// Which letter of the event: 0 is none.
+    level: u64,
+}
+
 /// An event in somebody's hands.
 #[derive(Clone)]
 pub(super) struct HandOut {
     pub(super) who: Text,
+    /// The event, and which letter of it: 0 is the event itself.
+    pub(super) n: u64,
+    pub(super) level: u64,
+    /// With which entry, and when.
+    pub(super) at: usize,
     pub(super) ms: u64,
     pub(super) attempt: u64,
     /// Since which entry its consumer was attached, if that is known.
-    since: Option<usize>,
+    pub(super) since: Option<usize>,
     /// What was said of it first, and when.
     pub(super) answer: Option<(Answer, u64)>,
+    /// How long it was to be left alone then.
+    pub(super) waits_ms: u64,
     /// The entry that says that this came in time and is on disk.
     pub(super) confirmed_at: Option<usize>,
     /// The same for one that was in hand when the broker stopped.
     stopped_at: Option<usize>,
     /// When the life that had handed it out began to serve.
     served_ms: u64,
+    /// Its consumer lost its connection while others were in its hands for sure, until then.
+    pub(super) with_others_until_ms: Option<u64>,
     /// It was perhaps on its way for longer than its deadline. Then others may have had it meanwhile, and it has not counted.
-    may_be_void: bool,
+    pub(super) may_be_void: bool,
 }
 
 impl Facts {
@@ -89,8 +121,17 @@ impl Facts {
         match &entry.what {
             What::Attaches { subscription, .. } => self.asks(entry, subscription, true),
             What::Opens { subscription } => self.asks(entry, subscription, false),
-            What::Detached { .. } | What::Dies {} => self.leaves(&entry.who),
-            What::Delivered { n, .. } => self.handed_out(entry, *n),
+            What::Detached { .. } | What::Dies {} => self.leaves(entry),
+            What::ChoosesAttempts {
+                op, attempts_max, ..
+            } => drop(self.attempts.chosen.insert(*op, *attempts_max)),
+            What::CreatesSubscription {
+                op, subscription, ..
+            } => self.chose(*op, subscription),
+            What::Waits { delay_ms, .. } => {
+                let delays = &mut self.attempts.delays;
+                delays.insert(entry.who.clone(), *delay_ms);
+            }
             What::Says {
                 subscription,
                 position,
@@ -115,6 +156,9 @@ impl Facts {
             What::Troubled { what, .. } => self.attempts.cut_while_it_stops(what),
             _ => {}
         }
+        if let Some(got) = self.got(&entry.what) {
+            self.handed_out(entry, &got);
+        }
         for news in &self.news {
             if let News::SubscriptionGone(subscription) = news {
                 self.attempts.of.remove(subscription);
@@ -126,9 +170,10 @@ impl Facts {
     // becomes a suspect.
     fn asks(&mut self, entry: &Entry, subscription: &Text, is_new: bool) {
         let hands = self.attempts.of.entry(subscription.clone()).or_default();
-        let ms = entry.ms;
+        let (at, ms) = (self.at, entry.ms);
         let newest_ms = 0;
         let asked = Asked {
+            at,
             ms,
             is_new,
             newest_ms,
@@ -141,81 +186,169 @@ impl Facts {
             if was_cut || before.ms > self.serves_since {
                 hands.cuts.push(self.at);
             }
+            self.is_cut(&entry.who, subscription, before.at, ms);
         }
     }
 
-    fn leaves(&mut self, who: &Text) {
-        for hands in self.attempts.of.values_mut() {
-            if hands.consumers.remove(who).is_some() {
+    fn leaves(&mut self, entry: &Entry) {
+        let (who, mut left) = (&entry.who, Vec::new());
+        for (subscription, hands) in &mut self.attempts.of {
+            if let Some(asked) = hands.consumers.remove(who) {
                 hands.cuts.push(self.at);
+                left.push((subscription.clone(), asked.at));
             }
+        }
+        for (subscription, since) in left {
+            self.is_cut(who, &subscription, since, entry.ms);
         }
         self.attempts.open.remove(who);
     }
 
-    fn handed_out(&mut self, entry: &Entry, n: u64) {
-        let What::Delivered {
+    // What somebody got with this, if anything.
+    fn got<'a>(&self, what: &'a What) -> Option<Got<'a>> {
+        let (What::Delivered {
+            subscription,
+            topic,
+            position,
+            sequence,
+            attempt,
+            n,
+            ..
+        }
+        | What::Output {
+            subscription,
+            topic,
+            position,
+            sequence,
+            attempt,
+            n,
+            ..
+        }
+        | What::Letter {
+            subscription,
+            topic,
+            position,
+            sequence,
+            attempt,
+            n,
+            ..
+        }) = what
+        else {
+            return None;
+        };
+        let level = match what {
+            What::Letter { from, .. } => {
+                let event = self.events.get(n);
+                let is_of_event = event.is_some_and(|event| event.topic == *from);
+                if is_of_event { 1 } else { 2 }
+            }
+            _ => 0,
+        };
+        Some(Got {
+            subscription,
+            topic,
+            position: *position,
+            sequence: *sequence,
+            attempt: *attempt,
+            n: *n,
+            level,
+        })
+    }
+
+    // The policy of one that is created now; the name may be there already.
+    fn chose(&mut self, op: u64, subscription: &Text) {
+        let is_new = |of: &super::catalog::Subscription| of.born == self.at;
+        if self.subscriptions.get(subscription).is_some_and(is_new) {
+            let attempts_max = self.attempts.chosen.remove(&op).unwrap_or_default();
+            let hands = self.attempts.of.entry(subscription.clone()).or_default();
+            hands.attempts_max = attempts_max;
+        }
+    }
+
+    fn handed_out(&mut self, entry: &Entry, got: &Got<'_>) {
+        let place = (got.topic.clone(), got.sequence);
+        self.attempts.positions.insert(place, got.position);
+        let since = self.attached(&entry.who, got.subscription);
+        // What was on its way when that was deleted.
+        if self.is_attached_to_another(&entry.who, got.subscription) {
+            return;
+        }
+        let hands = self.attempts.of.get(got.subscription);
+        let before = hands.and_then(|hands| hands.events.get(&got.position));
+        let before = before.map_or(&[][..], |before| before);
+        let may_be_void = self.may_be_void(&entry.who, got.subscription, got.n, before);
+        let broken = self.breaks(entry, got, before, since);
+        let of = HandOut {
+            who: entry.who.clone(),
+            n: got.n,
+            level: got.level,
+            at: self.at,
+            ms: entry.ms,
+            attempt: got.attempt,
+            since,
+            answer: None,
+            waits_ms: 0,
+            confirmed_at: None,
+            stopped_at: None,
+            served_ms: self.attempts.served_ms,
+            with_others_until_ms: None,
+            may_be_void,
+        };
+        self.attempts.broken.extend(broken);
+        let published_ms = self.first_handed_out_ms(got.n);
+        let hands = self.attempts.of.entry(got.subscription.clone());
+        let hands = hands.or_default();
+        if let Some(asked) = hands.consumers.get_mut(&entry.who) {
+            asked.newest_ms = asked.newest_ms.max(published_ms);
+        }
+        hands.events.entry(got.position).or_default().push(of);
+    }
+
+    // What is wrong with a hand-out, after those before it.
+    fn breaks(
+        &self,
+        entry: &Entry,
+        got: &Got<'_>,
+        before: &[HandOut],
+        since: Option<usize>,
+    ) -> Vec<(&'static Promise, String)> {
+        let Got {
             subscription,
             position,
             attempt,
             ..
-        } = &entry.what
-        else {
-            return;
-        };
-        let (position, attempt) = (*position, *attempt);
-        let since = self.attached(&entry.who, subscription);
-        // What was on its way when that was deleted.
-        if self.is_attached_to_another(&entry.who, subscription) {
-            return;
-        }
-        let hands = self.attempts.of.get(subscription);
-        let before = hands.and_then(|hands| hands.events.get(&position));
-        let before = before.map_or(&[][..], |before| before);
-        let may_be_void = self.may_be_void(&entry.who, subscription, n, before);
-        // What a client was given as a suspect counts, although it may have been killed before its application had it.
-        let unseen = hands.map_or(0, |hands| hands.cuts.len().saturating_sub(1) as u64);
+        } = got;
+        let hands = self.attempts.of.get(*subscription);
+        let unseen = hands.map_or(0, |hands| hands.unseen(self.asked_at(got.n)));
         let had = before.len() as u64;
-        let what = format!(
-            "attempt {attempt} of {position} in {subscription}",
-            subscription = &**subscription
-        );
+        let what = format!("attempt {attempt} of {position} in {}", &***subscription);
         let mut broken = Vec::new();
-        if attempt > had + 1 + unseen {
+        if *attempt > had + 1 + unseen {
             let says = format!("{what}, which was handed out {had} times before");
             broken.push((&COUNTED, says));
         }
-        for (of, promise) in before
+        let mut counted = before
             .iter()
-            .filter_map(|of| Some((of, self.counts_before(of, entry, since?)?)))
-        {
-            if attempt <= of.attempt {
-                let says = format!(
-                    "{what}, after attempt {} at {} ms, which counts",
-                    of.attempt, of.ms
-                );
-                broken.push((promise, says));
-                break;
-            }
+            .filter_map(|of| Some((of, self.counts_before(of, entry, since?)?)));
+        if let Some((of, promise)) = counted.find(|(of, _)| *attempt <= of.attempt) {
+            let (before, ms) = (of.attempt, of.ms);
+            let says = format!("{what}, after attempt {before} at {ms} ms, which counts");
+            broken.push((promise, says));
         }
-        let of = HandOut {
-            who: entry.who.clone(),
-            ms: entry.ms,
-            attempt,
-            since,
-            answer: None,
-            confirmed_at: None,
-            stopped_at: None,
-            served_ms: self.attempts.served_ms,
-            may_be_void,
-        };
-        self.attempts.broken.extend(broken);
-        let published_ms = self.first_handed_out_ms(n);
-        let hands = self.attempts.of.entry(subscription.clone()).or_default();
-        if let Some(asked) = hands.consumers.get_mut(&entry.who) {
-            asked.newest_ms = asked.newest_ms.max(published_ms);
+        if let Some((hands, since)) = hands.zip(since) {
+            let again = Again {
+                hands,
+                before,
+                entry,
+                since,
+            };
+            let deadline_ms = self.deadline_ms(subscription);
+            let why = self.comes_too_early(&again, deadline_ms);
+            broken.extend(why.map(|why| (&WAITS, format!("{what}, which {why}"))));
+            let why = self.comes_no_more(&again, deadline_ms);
+            broken.extend(why.map(|why| (&GIVES_UP, format!("{what}, which {why}"))));
         }
-        hands.events.entry(position).or_default().push(of);
+        broken
     }
 
     // Whether what comes to somebody may have been on its way when a trouble of its link ended, for so long that it missed its deadline
@@ -234,18 +367,23 @@ impl Facts {
         self.troubles.held_up(who, newest_ms, deadline_ms)
     }
 
-    fn deadline_ms(&self, subscription: &Text) -> u64 {
+    pub(super) fn deadline_ms(&self, subscription: &Text) -> u64 {
         let of = self.subscriptions.get(subscription);
         of.map_or(0, |of| of.ack_deadline_ms)
     }
 
     // Whether it is known by itself that an event was in somebody's hands.
-    fn is_certain(&self, of: &HandOut) -> bool {
+    pub(super) fn is_certain(&self, of: &HandOut) -> bool {
         !of.may_be_void && !self.troubles.held_up(&of.who, of.ms, 0)
     }
 
     // Whether a hand-out was over, and has counted, before another one that came with this entry to somebody attached since then. By what.
-    fn counts_before(&self, of: &HandOut, entry: &Entry, since: usize) -> Option<&'static Promise> {
+    pub(super) fn counts_before(
+        &self,
+        of: &HandOut,
+        entry: &Entry,
+        since: usize,
+    ) -> Option<&'static Promise> {
         if of.who == entry.who && of.since == Some(since) && self.is_certain(of) {
             return Some(&COUNTED);
         }
@@ -302,6 +440,15 @@ impl Facts {
     }
 }
 
+impl Hands {
+    /// How often an attempt at what was there with that entry may have counted that nobody has seen: what a client is given as a suspect
+    /// counts, although it may be killed before its application has it. By the first cut there were no suspects.
+    pub(super) fn unseen(&self, since: usize) -> u64 {
+        let before = self.cuts.partition_point(|at| *at < since).max(1);
+        self.cuts.len().saturating_sub(before) as u64
+    }
+}
+
 impl Attempts {
     // What came back in this life is perhaps only in memory, whatever a flush was answered.
     fn forget_what_is_confirmed(&mut self) {
@@ -326,6 +473,48 @@ impl Attempts {
             of.is_some_and(|of| *of.who != *actor)
         });
         self.stops = stays.collect();
+    }
+
+    /// What a subscription handed out.
+    pub(super) fn hands(&self, subscription: &Text) -> Option<&Hands> {
+        self.of.get(subscription)
+    }
+
+    pub(super) fn hands_mut(&mut self, subscription: &Text) -> Option<&mut Hands> {
+        self.of.get_mut(subscription)
+    }
+
+    /// Whether what is wanted again is to come at once: it is neither left alone for a while nor given up.
+    pub(super) fn comes_at_once(&self, subscription: &Text, position: u64) -> bool {
+        self.hands(subscription).is_some_and(|hands| {
+            let last = hands.events.get(&position).and_then(|all| all.last());
+            hands.attempts_max == 0 && last.is_some_and(|of| of.waits_ms == 0)
+        })
+    }
+
+    /// Who had an event of a topic.
+    pub(super) fn handed_out(
+        &self,
+        subscription: &Text,
+        topic: &Text,
+        sequence: u64,
+    ) -> &[HandOut] {
+        let position = self.positions.get(&(topic.clone(), sequence));
+        let hands = self.of.get(subscription).zip(position);
+        let of = hands.and_then(|(hands, position)| hands.events.get(position));
+        of.map_or(&[][..], |of| of)
+    }
+
+    /// All that a subscription handed out, by topic and sequence.
+    pub(super) fn all_of(
+        &self,
+        subscription: &Text,
+    ) -> impl Iterator<Item = (&(Text, u64), &[HandOut])> {
+        let all = self.positions.keys().map(move |place| {
+            let (topic, sequence) = place;
+            (place, self.handed_out(subscription, topic, *sequence))
+        });
+        all.filter(|(_, handed)| !handed.is_empty())
     }
 
     fn hand_out(&self, (subscription, position, number): &Place) -> Option<&HandOut> {
@@ -354,8 +543,10 @@ impl Attempts {
         let Some(number) = of.iter().rposition(|of| of.who == entry.who) else {
             return;
         };
+        let waits_ms = self.delays.remove(&entry.who).unwrap_or_default();
         if answer != Answer::Extend && of[number].answer.is_none() {
             of[number].answer = Some((answer, entry.ms));
+            of[number].waits_ms = waits_ms;
             let open = self.open.entry(entry.who.clone()).or_default();
             open.push((subscription.clone(), position, number));
         }

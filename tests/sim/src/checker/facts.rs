@@ -166,6 +166,11 @@ impl Facts {
         self.events.get(&n).map_or(0, |event| event.asked_ms)
     }
 
+    /// With which entry it was published.
+    pub(super) fn asked_at(&self, n: u64) -> usize {
+        self.events.get(&n).map_or(0, |event| event.asked_at)
+    }
+
     /// Whether the topic of an event is synced at intervals.
     pub(super) fn is_synced_at_intervals(&self, event: &Event) -> bool {
         let topic = self.topics.get(&event.topic);
@@ -229,6 +234,7 @@ pub(super) fn asks(what: &What) -> Option<u64> {
         | What::Changes { op, .. }
         | What::ChangesFilters { op, .. }
         | What::Uploads { op, .. }
+        | What::CreatesRoute { op, .. }
         | What::Publishes { op, .. }
         | What::Attaches { op, .. }
         | What::Flushes { op, .. } => Some(*op),

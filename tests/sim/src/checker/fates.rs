@@ -170,12 +170,12 @@ impl Group for Ledger {
             }
             What::Drained { subscription } => {
                 self.drained_ms.insert(subscription.clone(), entry.ms);
-                self.drained(subscription, facts, found);
+                self.drained(entry.ms, subscription, facts, found);
             }
             _ => {}
         }
         for news in &facts.news {
-            self.hear(news, facts);
+            self.hear(news, entry.ms, facts);
         }
     }
 }
@@ -411,7 +411,7 @@ impl Ledger {
         }
     }
 
-    fn hear(&mut self, news: &News, facts: &Facts) {
+    fn hear(&mut self, news: &News, ms: u64, facts: &Facts) {
         match news {
             News::SubscriptionGone(subscription) => {
                 self.subscriptions.remove(subscription);
@@ -419,7 +419,7 @@ impl Ledger {
                     due.retain(|of| of != subscription);
                 }
             }
-            News::SubscriptionCame(subscription) => self.came(subscription, facts),
+            News::SubscriptionCame(subscription) => self.came(subscription, ms, facts),
             News::TopicGone(topic) => self.topic_went(topic, facts),
             News::SubscriptionChanges(_) | News::Broken(..) => {}
         }
@@ -440,7 +440,7 @@ impl Ledger {
     }
 
     // What waits for another was there when this one came.
-    fn came(&mut self, name: &Text, facts: &Facts) {
+    fn came(&mut self, name: &Text, ms: u64, facts: &Facts) {
         let Some(new) = facts.subscriptions.get(name) else {
             return;
         };
@@ -451,9 +451,13 @@ impl Ledger {
             let of = facts.subscriptions.get(*other);
             *other != name && of.is_some_and(|of| of.is_sure && of.topic == new.topic)
         });
-        let waiting = others.flat_map(|(_, holding)| &holding.fates);
-        let waiting = waiting.filter(|(_, fates)| **fates == Fates::PENDING);
-        let waiting: Vec<u64> = waiting.map(|(n, _)| *n).collect();
+        let waiting = others.flat_map(|(other, holding)| {
+            let all = holding.fates.iter().map(|(n, fates)| (*n, *fates));
+            all.filter(move |(n, fates)| {
+                *fates == Fates::PENDING && !facts.may_be_given_up(other, *n, ms)
+            })
+        });
+        let waiting: Vec<u64> = waiting.map(|(n, _)| n).collect();
         let holding = self.subscriptions.entry(name.clone()).or_default();
         if facts.filters.judges(name) {
             holding.judged.extend(waiting);
@@ -501,7 +505,7 @@ impl Ledger {
         }
     }
 
-    fn drained(&mut self, subscription: &Text, facts: &Facts, found: &mut Found) {
+    fn drained(&mut self, ms: u64, subscription: &Text, facts: &Facts, found: &mut Found) {
         let Some(holding) = self.subscriptions.get_mut(subscription) else {
             return;
         };
@@ -517,6 +521,7 @@ impl Ledger {
         for (n, fates) in &mut holding.fates {
             match fates.and(Fates::ABSENT.or(Fates::DONE)) {
                 Some(narrowed) => *fates = narrowed,
+                None if facts.may_be_given_up(subscription, *n, ms) => *fates = Fates::DONE,
                 None => {
                     let topic = facts.events.get(n).map_or("", |event| &event.topic);
                     let says = format!(

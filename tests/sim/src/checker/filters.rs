@@ -130,7 +130,7 @@ impl Filters {
     }
 
     /// Whether any of its filters ever fails on an event by itself.
-    fn is_guilty(&self, subscription: &Text, topic: &Text, n: u64) -> bool {
+    pub(super) fn is_guilty(&self, subscription: &Text, topic: &Text, n: u64) -> bool {
         let Some(chains) = self.of.get(subscription) else {
             return true;
         };

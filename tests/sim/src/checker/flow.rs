@@ -65,8 +65,9 @@ impl Group for Flow {
                 position,
                 answer,
             } => {
+                let comes_again = facts.attempts.comes_at_once(subscription, *position);
                 let stream = self.stream(subscription, entry.ms);
-                stream.hears(*position, *answer);
+                stream.hears(*position, *answer, comes_again);
                 if let Some(of) = stream.consumers.get_mut(&entry.who) {
                     of.remove(position);
                 }
@@ -89,13 +90,13 @@ impl Group for Flow {
 }
 
 impl Stream {
-    fn hears(&mut self, position: u64, answer: Answer) {
+    fn hears(&mut self, position: u64, answer: Answer, comes_again: bool) {
         let Some(n) = self.events.get(&position) else {
             return;
         };
         match answer {
             Answer::Ack | Answer::Term => drop(self.done.insert(*n)),
-            Answer::Nack if !self.done.contains(n) => drop(self.handed.remove(n)),
+            Answer::Nack if comes_again && !self.done.contains(n) => drop(self.handed.remove(n)),
             Answer::Nack | Answer::Extend => {}
         }
     }

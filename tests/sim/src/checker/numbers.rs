@@ -144,8 +144,8 @@ impl Numbers {
 
     // Who got all that there is got each number between two that one life gave.
     fn drained(&mut self, subscription: &Text, facts: &Facts, found: &mut Found) {
-        // What its filters do not take is no gap.
-        if facts.filters.judges(subscription) {
+        // What its filters do not take is no gap, nor what was given up.
+        if facts.filters.judges(subscription) || facts.may_give_up_unseen(subscription) {
             return;
         }
         let got = self.got.entry(subscription.clone()).or_default();

@@ -5,6 +5,8 @@ mod attempts;
 mod changes;
 mod disks;
 mod filters;
+mod letters;
+mod routes;
 mod starts;
 mod troubles;
 
@@ -626,6 +628,8 @@ fn each_promise_is_broken_by_a_history() {
         include_str!("tests/changes.rs"),
         include_str!("tests/disks.rs"),
         include_str!("tests/filters.rs"),
+        include_str!("tests/letters.rs"),
+        include_str!("tests/routes.rs"),
         include_str!("tests/starts.rs"),
         include_str!("tests/troubles.rs"),
     ];

@@ -114,6 +114,15 @@ impl Troubles {
             .any(|lag| *lag.of == **who && lag.late_ms >= for_ms && lag.over_ms >= since_ms)
     }
 
+    /// Whether nothing was wrong with somebody's link in that time, and nothing has held it up since.
+    pub(super) fn is_well(&self, who: &Text, from_ms: u64, until_ms: u64) -> bool {
+        let is_wrong = |trouble: &Trouble| {
+            let is_theirs = trouble.fault.actor().is_some_and(|of| *of == **who);
+            is_theirs && trouble.from_ms <= until_ms && trouble.until_ms >= from_ms
+        };
+        !self.faults.iter().any(is_wrong) && !self.held_up(who, from_ms, 0)
+    }
+
     /// By when somebody has heard of what happened then, over a link that may hold it up.
     pub(super) fn heard_by(&self, who: &Text, ms: u64) -> u64 {
         let lags = self.faults.iter().filter_map(lag);

@@ -3,8 +3,11 @@
 
 mod disk;
 mod filters;
+mod letters;
 mod operations;
+mod routes;
 
+use super::failing::Attempts;
 use super::{
     Actor, Consuming, Crash, Fault, How, Link, Moment, Plan, Publishing, Role, Says, Subscription,
     Timed, Topic,
@@ -74,6 +77,7 @@ impl Draw {
                         &[(30_000, 3), (2_000, 1)],
                     ),
                     filters: self.chain(2 * of + sub, of_plugins),
+                    attempts: Attempts::default(),
                 })
             })
             .collect();
@@ -87,7 +91,7 @@ impl Draw {
                 (0..many).map(move |consumer| self.consumer(4 * of + consumer, subscription))
             });
         let actors: Vec<Actor> = publishers.chain(consumers).collect();
-        Plan {
+        let mut plan = Plan {
             seed: self.seed,
             sizes: Some(Sizes::of(self.seed)),
             manner: Some(Manner::of(self.seed)),
@@ -99,8 +103,13 @@ impl Draw {
             plugins,
             topics,
             subscriptions,
+            routes: Vec::new(),
             actors,
-        }
+        };
+        let published = plan.topics.len();
+        self.letters(&mut plan);
+        self.routes(published, &mut plan);
+        plan
     }
 
     fn link(self, of: u64) -> Link {
@@ -162,12 +171,16 @@ impl Draw {
                 nack: self.number("nack", of, 4),
                 extend: self.number("extend", of, 3),
                 nothing: self.number("nothing", of, 2),
+                later: 0,
+                term: 0,
             },
             false => Says {
                 ack: 1,
                 nack: 0,
                 extend: 0,
                 nothing: 0,
+                later: 0,
+                term: 0,
             },
         };
         let dies_after = match self.has("dying") {
@@ -184,6 +197,7 @@ impl Draw {
                 flushes_after: self.among("flushes", of, &[(1, 1), (5, 2), (50, 1)]),
                 dies_after,
                 takes_ms: self.among("takes", of, &[(0, 3), (5, 1), (100, 1)]),
+                poison: None,
             }),
         }
     }

@@ -82,13 +82,21 @@ fn plans_differ_in_what_they_have() {
     assert!(some(&|plan| plan.topics.iter().all(|topic| topic.is_sync)));
     let power = |crash: &Crash| matches!(crash.how, How::Power(_));
     assert!(some(&|plan| plan.crashes.iter().any(power)));
-    let is_far = |actor: &Actor| actor.link.shape().delay >= std::time::Duration::from_millis(20);
+    let is_far = |actor: &Actor| actor.link.shape().delay >= std::time::Duration::from_millis(80);
     assert!(some(&|plan| plan.actors.iter().any(is_far)));
     let dies = |actor: &Actor| match &actor.role {
         Role::Publisher(does) => does.iter().any(|timed| timed.does == Publishing::Die),
         Role::Consumer(consuming) => consuming.dies_after > 0,
     };
     assert!(some(&|plan| plan.actors.iter().any(dies)));
+    assert!(some(&|plan| plan.routes.is_empty()));
+    let gives_up = |of: &Subscription| of.attempts.max > 0;
+    assert!(some(&|plan| plan.subscriptions.iter().any(gives_up)));
+    let is_poison = |actor: &Actor| match &actor.role {
+        Role::Publisher(_) => false,
+        Role::Consumer(consuming) => consuming.poison.is_some(),
+    };
+    assert!(some(&|plan| plan.actors.iter().any(is_poison)));
 }
 
 #[test]

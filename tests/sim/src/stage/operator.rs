@@ -17,7 +17,9 @@ use tokio::time::sleep;
 
 use crate::actors::{Phase, Scene};
 use crate::history::{Durability, Start, What};
+use crate::plan::failing::Attempts;
 use crate::plan::filter::{Filter, Plugin, written};
+use crate::plan::route::{self, RESHAPES, Route};
 use crate::plan::{Operation, Subscription, Topic};
 
 /// How long an operator waits before it tries again.
@@ -94,6 +96,18 @@ impl Shift {
             while !self.is_made(&topic.name) {
                 let outcome = self.create_topic(topic).await;
                 self.begun(&topic.name, outcome).await;
+            }
+        }
+        if !plan.routes.is_empty() {
+            while !self.is_made(RESHAPES) {
+                let outcome = self.upload_script(RESHAPES, 0, route::script()).await;
+                self.begun(RESHAPES, outcome).await;
+            }
+        }
+        for route in &plan.routes {
+            while !self.is_made(&route.name) {
+                let outcome = self.create_route(route).await;
+                self.begun(&route.name, outcome).await;
             }
         }
         for subscription in &plan.subscriptions {
@@ -232,11 +246,20 @@ impl Shift {
             topic,
             ack_deadline_ms,
             filters,
+            attempts,
         } = subscription;
         let op = self.scene.op();
         if !filters.is_empty() {
             let chain = written(filters).into();
             self.note(What::ChoosesFilters { op, chain });
+        }
+        if *attempts != Attempts::default() {
+            let steps: Vec<String> = attempts.backoff_ms.iter().map(u64::to_string).collect();
+            self.note(What::ChoosesAttempts {
+                op,
+                attempts_max: attempts.max.into(),
+                backoff_ms: steps.join(",").into(),
+            });
         }
         self.note(What::CreatesSubscription {
             op,
@@ -249,11 +272,11 @@ impl Shift {
             Start::Latest => "new",
             Start::Earliest => "earliest",
         };
-        // Nothing is given up: what becomes of that is another plan's.
         let spec = json!({
             "name": name, "topics": [topic], "start": start, "filters": uses(filters),
             "delivery": {
-                "ack_deadline_ms": ack_deadline_ms, "attempts_max": 0, "backoff_ms": [100],
+                "ack_deadline_ms": ack_deadline_ms, "attempts_max": attempts.max,
+                "backoff_ms": attempts.backoff_ms,
             },
         });
         let spec = serde_json::from_value(spec).expect("a specification");
@@ -341,18 +364,42 @@ impl Shift {
         self.answered(op, changed.map(fence))
     }
 
+    async fn create_route(&self, route: &Route) -> Outcome {
+        let op = self.asks(|op| What::CreatesRoute {
+            op,
+            route: route.to_string().into(),
+        });
+        let outputs: BTreeMap<_, _> = route.outputs.iter().cloned().collect();
+        let spec = json!({
+            "name": route.name, "topics": [route.from], "start": "earliest", "outputs": outputs,
+            "transforms": [{"plugin": RESHAPES, "config": route.rule}],
+        });
+        let spec = serde_json::from_value(spec).expect("a specification");
+        let local = Principal::local();
+        let created = self.broker.create_subscription(&local, spec).await;
+        let there = || self.broker.find(&route.name).map(|_| 0);
+        self.answered(op, self.or_there(created.map(|_| 0), there))
+    }
+
     async fn upload(&self, plugin: &Plugin, tag: u64) -> Outcome {
+        self.upload_script(&plugin.name, tag, plugin.script(tag))
+            .await
+    }
+
+    async fn upload_script(&self, plugin: &str, tag: u64, script: Vec<u8>) -> Outcome {
         let op = self.asks(|op| What::Uploads {
             op,
-            plugin: plugin.name.as_str().into(),
+            plugin: plugin.into(),
             tag,
         });
         let local = Principal::local();
-        let name = plugin.name.parse().expect("the plan has good names");
+        let name = plugin.parse().expect("the plan has good names");
         let uploaded = match self.broker.upload_place(&local).await {
             Ok(place) => {
-                let bytes = plugin.script(tag).into();
-                self.broker.upload_plugin(&local, place, &name, bytes).await
+                let script = script.into();
+                self.broker
+                    .upload_plugin(&local, place, &name, script)
+                    .await
             }
             Err(error) => Err(error.into()),
         };
