@@ -172,7 +172,7 @@ bugs! {
     GivenUpEarly,
     /// What failed too often is said to be refused.
     WrongReasonTold,
-    /// All that a consumer had in hand when it lost its connection has failed.
+    /// What a consumer had in hand when it or the broker went has failed.
     OthersPay,
     /// What failed comes again at once.
     BackoffIgnored,

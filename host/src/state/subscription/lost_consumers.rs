@@ -66,11 +66,7 @@ impl SubscriptionState {
             reached!(SuspectAccused);
         }
         self.suspects.shaken |= alone;
-        let why = match alone {
-            true => Return::Cut,
-            false if planted!(OthersPay) => Return::Cut,
-            false => Return::Detached,
-        };
+        let why = if alone { Return::Cut } else { Return::Detached };
         self.back_from(&gone, unseen, &why, now);
     }
 

@@ -32,7 +32,7 @@ impl SubscriptionState {
     // `first..=last` were in flight and are in no place now.
     pub(super) fn hand_back(&mut self, first: u64, last: u64, why: &Return, now: Millis) {
         self.landed(first, last);
-        let failed = !matches!(why, Return::Detached);
+        let failed = !matches!(why, Return::Detached) || planted!(OthersPay);
         if matches!(why, Return::Nacked(_)) {
             self.suspects.clear(first, last);
         }

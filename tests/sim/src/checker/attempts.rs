@@ -109,8 +109,8 @@ pub(super) struct HandOut {
     stopped_at: Option<usize>,
     /// When the life that had handed it out began to serve.
     served_ms: u64,
-    /// Its consumer lost its connection while others were in its hands for sure, until then.
-    pub(super) with_others_until_ms: Option<u64>,
+    /// Until then it has not failed: its consumer lost its connection while others were in its hands for sure, or the broker stopped.
+    pub(super) sound_until_ms: Option<u64>,
     /// It was perhaps on its way for longer than its deadline. Then others may have had it meanwhile, and it has not counted.
     pub(super) may_be_void: bool,
 }
@@ -152,7 +152,7 @@ impl Facts {
             What::Stops { .. } => self.attempts.stops = self.in_hand(entry.ms),
             What::HeldBack {} => self.attempts.forget_what_is_confirmed(),
             What::Crashed { .. } => self.attempts.stops.clear(),
-            What::Stopped { .. } => self.stopped(),
+            What::Stopped { .. } => self.stopped(entry.ms),
             What::Troubled { what, .. } => self.attempts.cut_while_it_stops(what),
             _ => {}
         }
@@ -291,7 +291,7 @@ impl Facts {
             confirmed_at: None,
             stopped_at: None,
             served_ms: self.attempts.served_ms,
-            with_others_until_ms: None,
+            sound_until_ms: None,
             may_be_void,
         };
         self.attempts.broken.extend(broken);
@@ -431,11 +431,25 @@ impl Facts {
         in_hand
     }
 
-    // It has come back, and its hand-out is kept.
-    fn stopped(&mut self) {
+    // It has come back, and its hand-out is kept. Nobody has failed on it, unless its deadline was over or its consumer lost its
+    // connection before.
+    fn stopped(&mut self, now_ms: u64) {
         let at = self.at;
         for place in std::mem::take(&mut self.attempts.stops) {
-            self.attempts.with(&place, |of| of.stopped_at = Some(at));
+            let deadline_ms = self.deadline_ms(&place.0);
+            let hands = self.attempts.of.get(&place.0);
+            let of = self.attempts.hand_out(&place);
+            let is_here = hands.zip(of).is_some_and(|(hands, of)| {
+                hands.consumers.contains_key(&of.who)
+                    && now_ms < of.ms + deadline_ms
+                    && self.troubles.is_well(&of.who, of.ms, now_ms)
+            });
+            self.attempts.with(&place, |of| {
+                of.stopped_at = Some(at);
+                if is_here {
+                    of.sound_until_ms = Some(u64::MAX);
+                }
+            });
         }
     }
 }

@@ -89,7 +89,7 @@ impl Facts {
             return;
         };
         for of in &mut in_hand {
-            of.with_others_until_ms = Some(alone_ms.min(of.ms + deadline_ms));
+            of.sound_until_ms = Some(alone_ms.min(of.ms + deadline_ms));
         }
     }
 
@@ -103,9 +103,7 @@ impl Facts {
                 Some((Answer::Nack | Answer::Term, _)) => true,
                 // What was said too late, or lost, was not heard.
                 Some((Answer::Ack | Answer::Extend, _)) => of.confirmed_at.is_none(),
-                None => of
-                    .with_others_until_ms
-                    .is_none_or(|until_ms| *end_ms >= until_ms),
+                None => of.sound_until_ms.is_none_or(|until_ms| *end_ms >= until_ms),
             });
         may_fail.count() as u64
     }

@@ -128,6 +128,13 @@ fn what_was_in_hand_beside_others_has_not_failed() {
     let dies = "2000 d dies\n";
     let just_now = "100 d dies\n";
     let letter = LETTER.replace("40 e", "2100 e");
+    let cut = "1500 stage troubled what={\"cut\":{\"actor\":\"d\"}} until_ms=1500\n";
+    let stopped = "
+        2000 broker stops life=1
+        2010 broker stopped life=1
+        2020 broker starts life=2
+        2030 broker serves life=2 interval_ms=50
+    ";
     let long_after = LETTER.replace("40 e", "32000 e");
     let failed = [GIVES, FIRST, NACKED, SECOND].concat();
     check_broken(&[
@@ -150,6 +157,16 @@ fn what_was_in_hand_beside_others_has_not_failed() {
         (
             "its deadline was over",
             &[&failed, other, dies, &long_after],
+            &[],
+        ),
+        (
+            "the broker stopped",
+            &[&failed, stopped, &letter],
+            &["DOES_NOT_PAY"],
+        ),
+        (
+            "after it was cut off, perhaps",
+            &[&failed, cut, stopped, &letter],
             &[],
         ),
     ]);
