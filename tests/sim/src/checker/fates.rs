@@ -94,6 +94,8 @@ struct Holding {
     said: BTreeMap<(Text, u64), Said>,
     /// Who acked what is done for sure, when that was confirmed, and with which entry.
     done: BTreeMap<u64, (Text, u64, usize)>,
+    /// Those of it that were refused in this life, and not acked.
+    given_up: BTreeSet<u64>,
     /// When each consumer took something last, and with which entry.
     took: BTreeMap<Text, (u64, usize)>,
     /// Events that were answered, whose filters decide what becomes of them.
@@ -106,7 +108,7 @@ struct Holding {
 
 #[derive(Clone, Copy)]
 struct Said {
-    settles: bool,
+    answer: Answer,
     /// When its giver got the event, for how long it had had it, and how often it had been handed out until then.
     got_ms: u64,
     after_ms: u64,
@@ -160,6 +162,10 @@ impl Group for Ledger {
             }
             What::Dies {} => self.forgets(&entry.who),
             What::Crashed { cause, .. } => self.crashed(*cause, entry.ms, facts),
+            What::HeldBack {} => self.held_back(),
+            What::Serves { .. } => self.subscriptions.values_mut().for_each(|holding| {
+                holding.given_up.clear();
+            }),
             What::CameBack { subscription } => {
                 let drained_ms = self.drained_ms.get(subscription).copied();
                 if !drained_ms.is_some_and(|ms| facts.may_be_on_its_way(subscription, ms)) {
@@ -325,8 +331,9 @@ impl Ledger {
         let Some(n) = holding.positions.get(&position) else {
             return;
         };
-        let settles = matches!(answer, Answer::Ack | Answer::Term);
-        if settles && let Some(fates) = holding.fates.get_mut(n) {
+        if settles(answer)
+            && let Some(fates) = holding.fates.get_mut(n)
+        {
             *fates = fates.or(Fates::DONE);
         }
         let Some((_, since, handed)) = holding.handed.get(&position) else {
@@ -336,7 +343,7 @@ impl Ledger {
             return;
         }
         let said = Said {
-            settles,
+            answer,
             got_ms: *since,
             after_ms: entry.ms - since,
             handed: *handed,
@@ -367,13 +374,16 @@ impl Ledger {
             let may_be_late = (facts.troubles.may_come_late(who, said.got_ms, deadline_ms)
                 || holding.behind.contains_key(who))
                 && now_ms - facts.first_handed_out_ms(*n) >= deadline_ms;
-            let is_known = said.settles
+            let is_known = settles(said.answer)
                 && said.handed == handed
                 && said.after_ms < deadline_ms
                 && !may_be_late;
             if is_known && let Some(fates) = holding.fates.get_mut(n) {
                 *fates = Fates::DONE;
                 holding.done.insert(*n, (who.clone(), now_ms, facts.at));
+                if said.answer == Answer::Term {
+                    holding.given_up.insert(*n);
+                }
             }
         }
     }
@@ -483,6 +493,18 @@ impl Ledger {
         self.due.retain(|n, _| !is_of(n));
     }
 
+    // That an event is given up is perhaps only in memory, whatever a flush was answered.
+    fn held_back(&mut self) {
+        for holding in self.subscriptions.values_mut() {
+            for n in std::mem::take(&mut holding.given_up) {
+                holding.done.remove(&n);
+                if let Some(fates) = holding.fates.get_mut(&n) {
+                    *fates = fates.or(Fates::PENDING);
+                }
+            }
+        }
+    }
+
     fn crashed(&mut self, cause: Cause, now_ms: u64, facts: &Facts) {
         for (n, event) in &facts.events {
             let seen_ms = event.answered_ms.unwrap_or(now_ms);
@@ -537,6 +559,11 @@ impl Ledger {
             }
         }
     }
+}
+
+// Whether an event is done by such an answer, once that is heard.
+fn settles(answer: Answer) -> bool {
+    matches!(answer, Answer::Ack | Answer::Term)
 }
 
 // Whether an event may have been handed out before it was done: to who has attached before, by a life that there was then or whose end

@@ -118,6 +118,34 @@ fn what_failed_as_often_as_allowed_is_given_up_and_its_letter_is_there_once() {
 }
 
 #[test]
+fn what_is_refused_comes_again_after_a_crash_only_where_that_was_held_back() {
+    let said = NACKED.replace("nack", "term");
+    let flushed = "14 d flushes op=12 subscription=x\n15 d confirmed op=12\n";
+    let held_back = "19 broker held-back\n";
+    let opens = "23 d opens subscription=x\n";
+    let again = FIRST.replace("12 d", "40 d");
+    let refused = [GIVES, FIRST, &said, flushed].concat();
+    let acked = [GIVES, FIRST, &said.replace("term", "ack"), flushed].concat();
+    check_broken(&[
+        (
+            "held back",
+            &[&refused, held_back, KILLED, opens, &again],
+            &[],
+        ),
+        (
+            "written",
+            &[&refused, KILLED, opens, &again],
+            &["ACKED", "KEPT", "GIVES_UP"],
+        ),
+        (
+            "an ack, which nothing holds back",
+            &[&acked, held_back, KILLED, opens, &again],
+            &["ACKED"],
+        ),
+    ]);
+}
+
+#[test]
 fn what_was_in_hand_beside_others_has_not_failed() {
     let other = "
         11 p publishes op=11 producer=a topic=u n=2 hash=7
