@@ -10,12 +10,12 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use tidegate_sim::checker::promises::{
-    ACKED, ANSWERED, ANSWERED_AT_ALL, ANSWERED_AT_INTERVALS, ANSWERED_ONCE, AS_PUBLISHED, BEGINS,
-    BLAMED, CHANGES_NOTHING, COUNTED, DELETED, DOES_NOT_PAY, DRAINS, FENCED, FULL, GIVES_UP,
-    GOES_ON_ABOVE, GOES_THERE, HAS_A_CAUSE, HOLDS, IN_ORDER, IS_OVER, KEPT, LETTER_ONCE,
-    LOST_AT_INTERVALS, MADE, NEVER_AGAIN, NO_PANIC, NOT_DAMAGE, NOTHING_LOST, ONCE,
-    ONE_STANDS_FOR_ONE, PASSED, PAUSED, REFUSED, RESTS, ROUTED, ROUTED_ONCE, SAYS_WHY,
-    STAYS_PAUSED, STAYS_RESUMED, STOPS, TOLD, WAITS, WITHOUT_GAPS,
+    ACKED, ANSWERED, ANSWERED_AT_ALL, ANSWERED_AT_INTERVALS, ANSWERED_ONCE, AS_PUBLISHED, AT_MOST,
+    BEGINS, BLAMED, BOUNDED, CHANGES_NOTHING, COUNTED, DAMAGE_TOLD, DELETED, DOES_NOT_PAY, DRAINS,
+    FENCED, FULL, GIVES_UP, GOES_ON, GOES_ON_ABOVE, GOES_THERE, HAS_A_CAUSE, HOLDS, IN_ORDER,
+    IS_OVER, KEPT, LETTER_ONCE, LOST_AT_INTERVALS, MADE, NEVER_AGAIN, NO_PANIC, NOT_DAMAGE,
+    NOTHING_LOST, ONCE, ONE_STANDS_FOR_ONE, PASSED, PAUSED, REFUSED, RESTS, ROUTED, ROUTED_ONCE,
+    SAYS_WHY, STAYS_PAUSED, STAYS_RESUMED, STOPS, TOLD, WAITS, WITHOUT_GAPS,
 };
 use tidegate_sim::checker::{PROMISES, Promise};
 use tidegate_sim::plan::Plan;
@@ -60,6 +60,7 @@ const FOUND: &[(Bug, &Promise, u64)] = &[
     (Bug::ReturnsNotReplayed, KEPT, 6),
     (Bug::WaitForgotten, WAITS, 97),
     (Bug::AttemptCountedTwice, COUNTED, 2),
+    (Bug::DamageDelivered, AS_PUBLISHED, 9),
     (Bug::WakeLost, ANSWERED_AT_ALL, 0),
     (Bug::AcksTakenUntold, DRAINS, 3),
     (Bug::AcksNotNoted, ACKED, 0),
@@ -79,7 +80,7 @@ const FOUND: &[(Bug, &Promise, u64)] = &[
     (Bug::AckedAheadForgotten, ACKED, 0),
     (Bug::FreshPassedOver, DRAINS, 1),
     (Bug::MatchedFromTheNext, PASSED, 0),
-    (Bug::AllBlamed, PASSED, 7),
+    (Bug::AllBlamed, PASSED, 93),
     (Bug::PausedHandsOut, PAUSED, 1),
     (Bug::PauseUntold, TOLD, 1),
     (Bug::NackLost, DRAINS, 0),
@@ -126,6 +127,8 @@ const NOT_YET: &[(Bug, &str)] = &[
     (Bug::UnsentCounts, "I13"),
     (Bug::OthersPay, "I13"),
     (Bug::CreditKept, "I17"),
+    (Bug::DamagePassedOver, "I21"),
+    (Bug::NumbersOfLostGivenAgain, "I11"),
 ];
 
 /// Promises that no planted fault breaks yet. Each is broken by a history that is written by hand.
@@ -135,7 +138,8 @@ const UNTRIED: &[&Promise] = &[
     ANSWERED_ONCE,
     STOPS,
     NEVER_AGAIN,
-    AS_PUBLISHED,
+    DAMAGE_TOLD,
+    GOES_ON,
     IN_ORDER,
     CHANGES_NOTHING,
     NOT_DAMAGE,
@@ -157,6 +161,21 @@ const FOUND_BY_PLAN: &[(Bug, &Promise, &str)] = &[
         Bug::NotSyncedInTrouble,
         LOST_AT_INTERVALS,
         include_str!("../kept/power-while-a-folder-is-away.json"),
+    ),
+    (
+        Bug::SoundGivenUpToo,
+        AT_MOST,
+        include_str!("../kept/rot-and-a-full-journal.json"),
+    ),
+    (
+        Bug::LossToldShort,
+        AT_MOST,
+        include_str!("../kept/rot-and-a-full-journal.json"),
+    ),
+    (
+        Bug::FullJournalTakesMore,
+        BOUNDED,
+        include_str!("../kept/rot-and-a-full-journal.json"),
     ),
 ];
 

@@ -103,6 +103,18 @@ bugs! {
     /// What the state of a subscription waits for is not armed.
     NothingArmedAtStart,
 
+    // Damage and losses.
+    /// What is damaged is delivered as it is.
+    DamageDelivered,
+    /// A record loses its damaged events, and nobody is told.
+    DamagePassedOver,
+    /// Of what is lost the first event is not told.
+    LossToldShort,
+    /// With the damaged events of a record its sound ones are given up.
+    SoundGivenUpToo,
+    /// Numbers that something lost may have had are given.
+    NumbersOfLostGivenAgain,
+
     // Commits.
     /// Whoever adds to the inbox does not wake the committer.
     WakeLost,
@@ -112,6 +124,8 @@ bugs! {
     AcksNotNoted,
     /// Acks of what outputs and dead letters are made of are not written down.
     OutputAcksNotNoted,
+    /// Publishes go on into a journal that is full.
+    FullJournalTakesMore,
     /// Notes that do not fit into a group are not written before it.
     NotesBeforeSkipped,
     /// A topic gives the sequences of a group again.

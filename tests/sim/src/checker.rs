@@ -5,6 +5,7 @@
 //! Each group of promises has a file, which sees the entries one after the other and says which of them breaks what.
 
 mod attempts;
+mod bounds;
 mod catalog;
 mod causes;
 mod changes;
@@ -17,6 +18,7 @@ mod filters;
 mod flow;
 mod given_up;
 mod letters;
+mod losses;
 mod numbers;
 mod order;
 mod requests;
@@ -31,6 +33,8 @@ use std::fmt;
 
 use crate::history::Entry;
 use facts::Facts;
+
+pub(crate) use losses::MAY_BE_ACCEPTED;
 
 /// What users are promised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,6 +122,10 @@ promises! {
     starts::NOTHING_LOST,
     starts::CHANGES_NOTHING,
     starts::NOT_DAMAGE,
+    losses::DAMAGE_TOLD,
+    losses::AT_MOST,
+    losses::GOES_ON,
+    bounds::BOUNDED,
     disks::FULL,
     disks::HAS_A_CAUSE,
     disks::IS_OVER,
@@ -156,16 +164,20 @@ pub fn check(history: &[Entry]) -> Vec<Violation> {
         Box::<attempts::Counted>::default(),
         Box::<letters::Letters>::default(),
         Box::<routes::Routed>::default(),
+        Box::<losses::Accepted>::default(),
+        Box::<bounds::Bounds>::default(),
     ];
     let mut found = Found::default();
     for (at, entry) in history.iter().enumerate() {
         found.line = at + 1;
         facts.see(entry);
-        for group in &mut groups {
+        let judging = groups.iter_mut();
+        for group in judging.filter(|group| group.judges(&facts)) {
             group.see(entry, &facts, &mut found);
         }
     }
-    for group in &mut groups {
+    let judging = groups.iter_mut();
+    for group in judging.filter(|group| group.judges(&facts)) {
         group.end(&facts, &mut found);
     }
     found.violations.sort_by_key(|violation| violation.line);
@@ -179,6 +191,16 @@ trait Group {
 
     /// Nothing more happens.
     fn end(&mut self, _: &Facts, _: &mut Found) {}
+
+    /// Whether it goes on once nobody knows what else is lost.
+    fn judges_after_a_loss(&self) -> bool {
+        false
+    }
+
+    /// Whether it is asked now.
+    fn judges(&self, facts: &Facts) -> bool {
+        self.judges_after_a_loss() || !facts.losses.is_blurred()
+    }
 }
 
 /// What was found.

@@ -141,6 +141,10 @@ kinds! {
     Serves "serves" { life: u64, interval_ms: u64 }
     /// It refused to start.
     Refuses "refuses" { life: u64, why: Text }
+    /// It is to start without what the one before it said is lost.
+    Accepts "accepts" { life: u64 }
+    /// It goes on without this, as it says.
+    Loses "loses" { what: Text }
     /// What was on the disk before a life, or after one that refused to start.
     Image "image" { life: u64, digest: u64 }
     /// A life is told to stop.
@@ -170,6 +174,8 @@ kinds! {
     IsOver "is-over" { condition: Text }
     /// Since the life that there is began, its disk or journal was so full at some time that attempts and delays were not written.
     HeldBack "held-back" {}
+    /// A gauge says more of it than before in this life.
+    Fills "fills" { gauge: Text, is: u64, at_most: u64 }
     /// There are sectors of these files that the disk will never read.
     Torn "torn" { files: Text }
     /// These files were copied, with zeros where they cannot be read.

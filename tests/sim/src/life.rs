@@ -14,7 +14,7 @@ use tidegate_simulated::disk::FileSystem;
 use tidegate_simulated::domain::Millis;
 use tidegate_simulated::plugin::Plugins;
 use tidegate_simulated::runtime::{Clock, Random};
-use tidegate_simulated::store;
+use tidegate_simulated::store::{self, StoreOptions};
 use tokio::time::{Instant, sleep};
 
 use crate::disk::{End, SimDisk};
@@ -25,7 +25,7 @@ pub use options::Sizes;
 
 /// The data directory, and where in it the store lies.
 const DATA: &str = "/data";
-const STORE: &str = "/data/store";
+pub(crate) const STORE: &str = "/data/store";
 /// What the wall says at first: some time in 2026.
 const WALL: u64 = 1_790_000_000_000;
 /// How long a broker that has started may take until it knows what its subscriptions hold, and how often that is looked at.
@@ -63,18 +63,19 @@ impl Machine {
         })
     }
 
-    /// Starts a broker, in strands of its own.
+    /// Starts a broker, in strands of its own, without what is lost if that is accepted.
     ///
     /// # Errors
     ///
     /// It says why it does not start, and its life on the disk has ended.
-    pub async fn begin(&mut self) -> Result<Life, String> {
+    pub async fn begin(&mut self, accepts_loss: bool) -> Result<Life, String> {
         self.lives += 1;
         let parts = Parts {
             fs: Arc::new(self.disk.life()),
             clock: self.clock(),
             random: Random::seeded(mix(&[self.seed, self.lives])),
             sizes: self.sizes,
+            accepts_loss,
         };
         let owner = new_owner();
         let started = start_owned(owner, "broker", start(parts)).ended().await;
@@ -151,6 +152,7 @@ struct Parts {
     clock: Clock,
     random: Random,
     sizes: Sizes,
+    accepts_loss: bool,
 }
 
 async fn start(parts: Parts) -> Result<Broker, String> {
@@ -159,8 +161,12 @@ async fn start(parts: Parts) -> Result<Broker, String> {
         clock,
         random,
         sizes,
+        accepts_loss,
     } = parts;
-    let store = sizes.store(clock.clone(), random.clone());
+    let store = StoreOptions {
+        accept_loss: accepts_loss,
+        ..sizes.store(clock.clone(), random.clone())
+    };
     let plugins = sizes.plugins(clock.clone(), random);
     let broker = sizes.broker(clock, Arc::clone(&fs));
     let producers_max = broker.producers_max;

@@ -76,6 +76,8 @@ fn kind(what: &What) -> Option<String> {
         What::Stopped { .. } => "end of a life: stop".to_owned(),
         What::Serves { .. } => "start: serves".to_owned(),
         What::Refuses { .. } => "start: refused".to_owned(),
+        What::Accepts { .. } => "start: goes on without what is lost".to_owned(),
+        What::Loses { .. } => "loss".to_owned(),
         What::Torn { .. } => "start: finds what cannot be read".to_owned(),
         What::IsWrong { condition, .. } => {
             let kind = condition.split(' ').next().unwrap_or_default();

@@ -8,6 +8,7 @@ pub mod failing;
 pub mod filter;
 mod operation;
 pub mod payload;
+pub mod rot;
 pub mod route;
 
 #[cfg(test)]
@@ -22,6 +23,7 @@ use disk::{DiskFault, DiskShape};
 use draw::Draw;
 use failing::{Attempts, Poison};
 use filter::{Filter, Plugin};
+use rot::Rot;
 use route::Route;
 
 pub use draw::Weights;
@@ -254,6 +256,8 @@ pub enum Fault {
     },
     /// The disk fails.
     Disk(DiskFault),
+    /// A byte changes that lies on it.
+    Rot(Rot),
 }
 
 /// The end of a life of the broker.
@@ -406,7 +410,7 @@ impl Fault {
             | Self::Slow { actor, .. }
             | Self::Refuse { actor, .. }
             | Self::Close { actor } => Some(actor),
-            Self::SlowDisk { .. } | Self::Disk(_) => None,
+            Self::SlowDisk { .. } | Self::Disk(_) | Self::Rot(_) => None,
         }
     }
 
@@ -426,6 +430,7 @@ impl Fault {
             Self::Disk(DiskFault::NoFiles { .. }) => "disk: no-files",
             Self::Disk(DiskFault::SlowSyncs { .. }) => "disk: slow-syncs",
             Self::Disk(DiskFault::Moved { .. }) => "disk: moved",
+            Self::Rot(rot) => rot.of.kind(),
         }
     }
 }

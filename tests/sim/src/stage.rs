@@ -2,11 +2,14 @@
 //! What happened is the history, which the checker judges. When the plan is through, all that is wrong ends, what is there is consumed, and
 //! the broker stops and starts once more.
 
+mod bounds;
 mod broker;
 mod conditions;
 mod disk_faults;
 mod operator;
 mod report;
+mod rot;
+mod told;
 
 #[cfg(test)]
 mod tests;
@@ -15,7 +18,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tracing::subscriber::DefaultGuard;
 
 use crate::actors::{self, Phase, Scene};
 use crate::disk::{End, SimDisk};
@@ -35,8 +39,10 @@ const ROOM_BYTES: u64 = 64 << 20;
 const RESTARTS_AFTER: Duration = Duration::from_secs(1);
 /// How long what was wrong may be told after it.
 const CLEARS_MAX: Duration = Duration::from_secs(120);
-/// Starts that are tried when all is well again. What the power left unreadable is found by the first.
-const LAST_STARTS_MAX: usize = 3;
+/// Starts that are tried when all is well again. What the power left unreadable is found by the first, damage by the next.
+const LAST_STARTS_MAX: usize = 4;
+/// How often an operator looks whether a broker has found damage, once all is well otherwise.
+const TENDS_EVERY: Duration = Duration::from_secs(1);
 /// How often it is looked whether the disk has ended a life.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// How often it is looked whether a connection was cut that is to be.
@@ -80,7 +86,10 @@ struct Stage {
     held_back: u64,
     /// How the disk would end the life that there is.
     armed: Cause,
+    /// The next life is to start without what the last one said is lost.
+    accepts: bool,
     phase: watch::Sender<Phase>,
+    _listens: DefaultGuard,
 }
 
 impl Stage {
@@ -98,7 +107,9 @@ impl Stage {
             lives_begun: 0,
             held_back: 0,
             armed: Cause::Kill,
+            accepts: false,
             phase,
+            _listens: told::listen(),
         }
     }
 
@@ -120,12 +131,14 @@ impl Stage {
         self.scene.network.heal();
         self.machine.disk.heal();
         self.scene.history.note("stage", What::Healed {});
-        let Some(mut serving) = self.mended(serving).await else {
+        let Some(serving) = self.mended(serving).await else {
             return self.scene.history.note("stage", What::Over {});
         };
         self.scene.history.note("stage", What::Drains {});
         self.phase.send_replace(Phase::Drains);
-        self.drain(&mut serving, actors).await;
+        let Some(serving) = self.drain(serving, actors).await else {
+            return self.scene.history.note("stage", What::Over {});
+        };
         self.stop(serving).await;
         // What was consumed stays so.
         if let Some(serving) = self.begin().await {
@@ -240,8 +253,9 @@ impl Stage {
         }
     }
 
-    async fn drain(&self, serving: &mut Serving, actors: Vec<Handed<()>>) {
-        let history = &self.scene.history;
+    // Answers who serves then.
+    async fn drain(&mut self, serving: Serving, actors: Vec<Handed<()>>) -> Option<Serving> {
+        let mut serving = serving;
         let until = Instant::now() + DRAINS_MAX;
         // Who has published, and heard of all of it, has ended.
         let (publishers, consumers) = {
@@ -257,39 +271,63 @@ impl Stage {
             };
             (of(publishers), of(consumers))
         };
-        for publisher in publishers {
-            let _ = timeout_at(until, publisher).await;
+        for mut publisher in publishers {
+            while Instant::now() < until && timeout(TENDS_EVERY, &mut publisher).await.is_err() {
+                serving = self.tend(serving).await?;
+            }
         }
         self.phase.send_replace(Phase::Settles);
         // Nothing comes or goes any more, and nothing stands still.
-        let _ = timeout_at(until, &mut serving.operator).await;
+        while Instant::now() < until && timeout(TENDS_EVERY, &mut serving.operator).await.is_err() {
+            serving = self.tend(serving).await?;
+        }
         let all = self.scene.plan.subscriptions.iter();
         let routes = self.scene.plan.routes.iter().map(|of| &*of.name);
         // What a route takes goes on to others.
         let there = routes
             .chain(all.map(|of| &*of.name))
             .filter(|name| serving.is_there(name));
-        let there: Vec<&str> = there.collect();
+        let there: Vec<String> = there.map(str::to_owned).collect();
         let mut left = there.clone();
         while !left.is_empty() && Instant::now() < until {
+            serving = self.tend(serving).await?;
             // What one has given up another holds then.
-            let holds = |name: &&str| serving.depth(name) != Some(0);
-            left = there.iter().copied().filter(holds).collect();
+            let holds = |name: &&String| serving.is_there(name) && serving.depth(name) != Some(0);
+            left = there.iter().filter(holds).cloned().collect();
             sleep(DRAINS_EVERY).await;
         }
-        for name in there.into_iter().filter(|name| !left.contains(name)) {
-            let subscription = name.into();
-            history.note("stage", What::Drained { subscription });
+        for name in there.iter().filter(|name| !left.contains(name)) {
+            let subscription = name.as_str().into();
+            self.scene
+                .history
+                .note("stage", What::Drained { subscription });
         }
         let until = Instant::now() + CLEARS_MAX;
         while serving.is_unwell() && Instant::now() < until {
+            serving = self.tend(serving).await?;
             sleep(DRAINS_EVERY).await;
         }
         self.phase.send_replace(Phase::Ends);
         for consumer in consumers {
             let _ = timeout(ENDS_MAX, consumer).await;
         }
-        history.note("stage", What::Over {});
+        self.scene.history.note("stage", What::Over {});
+        Some(serving)
+    }
+
+    // What an operator does about damage that a broker has found since it started: gives up what generations have lost, and restarts for
+    // the rest, without what is lost. Answers who serves then.
+    async fn tend(&mut self, serving: Serving) -> Option<Serving> {
+        if !serving.has_damage() {
+            return Some(serving);
+        }
+        self.give_up(&serving).await;
+        if !serving.has_damage() {
+            return Some(serving);
+        }
+        self.stop(serving).await;
+        self.accepts = true;
+        self.mended(None).await
     }
 }
 
@@ -356,6 +394,7 @@ fn inject(scene: &Scene, disk: &SimDisk, fault: &Fault) -> Option<u64> {
             return Some(u64::MAX / 2);
         }
         Fault::Disk(fault) => return disk_faults::inject(disk, fault),
+        Fault::Rot(rot) => return rot::rot(disk, rot).map(|_| u64::MAX / 2),
     }
     Some(0)
 }

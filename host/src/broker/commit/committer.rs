@@ -186,7 +186,7 @@ impl Committer {
         let looks_again = self.space.is_awaited(&*self.journal);
         let look_at = looks_again.then(|| self.clock.instant() + disk_space::LOOK_EVERY);
         Appetite {
-            publishes: !is_full || self.inbox.is_closing(),
+            publishes: !is_full || self.inbox.is_closing() || planted!(FullJournalTakesMore),
             cost_max: self.group_bytes_max().max(usize::from(refused)),
             ack_delay: ACK_DELAY,
             idle_until: synced_until.into_iter().chain(look_at).min(),

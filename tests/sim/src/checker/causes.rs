@@ -15,6 +15,8 @@ const SOON_MS: u64 = 15_000;
 #[derive(Default)]
 pub(super) struct Causes {
     blows: Vec<(u64, Operation, Blow, Text)>,
+    /// Something rotted, in this life or before.
+    is_rotten: bool,
     /// Folders that were away, and until when.
     moved: Vec<u64>,
 }
@@ -29,8 +31,17 @@ impl Causes {
                 what: Fault::Disk(DiskFault::Moved { .. }),
                 until_ms,
             } => self.moved.push(*until_ms),
-            // Nothing that a life before it met with, and all folders are back.
-            What::Starts { .. } => *self = Self::default(),
+            What::Troubled {
+                what: Fault::Rot(_),
+                ..
+            } => self.is_rotten = true,
+            // Nothing that a life before it met with, and all folders are back. What is damaged stays so.
+            What::Starts { .. } => {
+                *self = Self {
+                    is_rotten: self.is_rotten,
+                    ..Self::default()
+                }
+            }
             _ => {}
         }
     }
@@ -48,13 +59,13 @@ impl Causes {
             "store_failed" => {
                 struck(&|on, by, path| by == Blow::Io && is_write(on) && is_of(path, "journal"))
             }
-            "checkpoint_fails" => was_moved() || struck(&|_, _, _| true),
+            "checkpoint_fails" => self.is_rotten || was_moved() || struck(&|_, _, _| true),
             // It makes no room while checkpoints fail.
             "journal_full" => checkpoint_fails,
             "disk_full" => struck(&|_, by, _| by == Blow::NoRoom),
             "out_of_files" => struck(&|_, by, _| by == Blow::NoFiles),
             "plugin_broken" => struck(&|on, _, path| !is_write(on) && is_of(path, "plugins")),
-            "unreadable" => was_moved() || struck(&|on, _, _| !is_write(on)),
+            "unreadable" => self.is_rotten || was_moved() || struck(&|on, _, _| !is_write(on)),
             "folder_lost" | "journal_file_lost" => was_moved(),
             _ => false,
         }

@@ -67,6 +67,10 @@ impl Group for Disks {
             _ => {}
         }
     }
+
+    fn judges_after_a_loss(&self) -> bool {
+        true
+    }
 }
 
 impl Disks {
@@ -87,7 +91,7 @@ impl Disks {
         let has_other =
             troubles.any_since(self.begun_ms, |fault| is_of_disk(fault) && !is_full(fault));
         let serves = facts.serves.is_some() && facts.serves_since <= asked_ms;
-        serves && !has_other && troubles.was_full(asked_ms, now_ms)
+        serves && !has_other && !facts.losses.is_blurred() && troubles.was_full(asked_ms, now_ms)
     }
     // Whether the subscription that somebody wants to be attached to, or has answered, was there already and is, which is all that a full
     // disk keeps.

@@ -35,4 +35,8 @@ impl Group for Ends {
             _ => {}
         }
     }
+
+    fn judges_after_a_loss(&self) -> bool {
+        true
+    }
 }

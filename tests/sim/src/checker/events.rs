@@ -49,4 +49,8 @@ impl Group for Contents {
             found.breaks(&AS_PUBLISHED, says);
         }
     }
+
+    fn judges_after_a_loss(&self) -> bool {
+        true
+    }
 }

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::attempts::Attempts;
 use super::catalog::{Changes, News, Subscription, Topic};
 use super::filters::Filters;
+use super::losses::Losses;
 use super::troubles::{Troubles, is_full};
 use crate::history::{Cause, Durability, Entry, Text, What};
 
@@ -21,6 +22,7 @@ pub(super) struct Facts {
     pub(super) changes: Changes,
     pub(super) filters: Filters,
     pub(super) attempts: Attempts,
+    pub(super) losses: Losses,
     /// What follows from the entry that was seen last.
     pub(super) news: Vec<News>,
     /// Entries so far.
@@ -54,6 +56,9 @@ pub(super) struct Request {
 pub(super) struct Event {
     pub(super) topic: Text,
     pub(super) hash: u64,
+    /// Where it is in its topic and in the log, once that was seen.
+    pub(super) sequence: Option<u64>,
+    pub(super) position: Option<u64>,
     /// The entry with which it was published, and when.
     pub(super) asked_at: usize,
     pub(super) asked_ms: u64,
@@ -71,6 +76,7 @@ impl Facts {
         let (ms, what) = (entry.ms, &entry.what);
         self.at += 1;
         self.troubles.see(entry);
+        self.losses.see(entry);
         if let Some(op) = asks(what) {
             let request = Request {
                 who: entry.who.clone(),
@@ -95,6 +101,8 @@ impl Facts {
                 let event = Event {
                     topic: topic.clone(),
                     hash: *hash,
+                    sequence: None,
+                    position: None,
                     asked_at: self.at,
                     asked_ms: ms,
                     answered_ms: None,
@@ -104,13 +112,24 @@ impl Facts {
                 };
                 self.events.entry(*n).or_insert(event);
             }
-            What::Published { op, .. } => {
+            What::Published { op, sequence, .. } => {
                 let n = self.event_of(*op).unwrap_or_default();
                 let topic = self.events.get(&n).map(|event| event.topic.clone());
                 let numbers_in = topic.and_then(|topic| self.numbers_in(&topic));
                 if let Some(event) = self.events.get_mut(&n) {
                     (event.answered_ms, event.answered_at) = (Some(ms), Some(self.at));
+                    event.sequence = Some(*sequence);
                     event.numbered_in = numbers_in.filter(|_| event.asked_in == numbers_in);
+                }
+            }
+            What::Delivered {
+                n,
+                position,
+                sequence,
+                ..
+            } => {
+                if let Some(event) = self.events.get_mut(n) {
+                    (event.sequence, event.position) = (Some(*sequence), Some(*position));
                 }
             }
             What::Dies {} => {
@@ -138,6 +157,12 @@ impl Facts {
             What::Publishes { n, .. } => Some(n),
             _ => None,
         }
+    }
+
+    /// Whether an event may be one of those that damage took, as was told.
+    pub(super) fn may_be_damaged(&self, n: u64) -> bool {
+        let event = self.events.get(&n);
+        event.is_some_and(|event| self.losses.may_have(event, self))
     }
 
     /// Since when the broker serves and nothing is wrong.

@@ -534,16 +534,18 @@ impl Ledger {
         let owed = holding.judged.iter().filter(|n| {
             let fates = holding.fates.get(n).copied().unwrap_or(Fates::ABSENT);
             fates.may_be(Fates::ABSENT)
+                && !facts.may_be_damaged(**n)
                 && facts.filters.takes(subscription, **n, facts) == Some(true)
         });
         for n in owed {
             let says = format!("the filters of {subscription} take event {n}, and it never came");
-            found.breaks(&PASSED, says);
+            found.breaks(facts.losses.of_what_is_gone(&PASSED), says);
         }
         for (n, fates) in &mut holding.fates {
             match fates.and(Fates::ABSENT.or(Fates::DONE)) {
                 Some(narrowed) => *fates = narrowed,
                 None if facts.may_be_given_up(subscription, *n, ms) => *fates = Fates::DONE,
+                None if facts.may_be_damaged(*n) => *fates = Fates::ABSENT,
                 None => {
                     let topic = facts.events.get(n).map_or("", |event| &event.topic);
                     let says = format!(
@@ -554,7 +556,7 @@ impl Ledger {
                         Some(Cause::Kill) => &ANSWERED_AT_INTERVALS,
                         Some(Cause::Power) => &LOST_AT_INTERVALS,
                     };
-                    found.breaks(promise, says);
+                    found.breaks(facts.losses.of_what_is_gone(promise), says);
                 }
             }
         }

@@ -62,6 +62,11 @@ struct Letter<'a> {
 }
 
 impl Group for Letters {
+    // What was made of events may be among what is lost, and is made again where the state is.
+    fn judges(&self, facts: &Facts) -> bool {
+        !facts.losses.is_accepted()
+    }
+
     fn see(&mut self, entry: &Entry, facts: &Facts, found: &mut Found) {
         match &entry.what {
             What::Letter {

@@ -58,7 +58,7 @@ impl Group for Numbers {
                 if let Some(n) = facts.event_of(*op)
                     && let Some(event) = facts.events.get(&n)
                 {
-                    self.sequence(n, &event.topic, *sequence, entry.ms, found);
+                    self.sequence((n, entry.ms), &event.topic, *sequence, facts, found);
                 }
             }
             What::Delivered {
@@ -69,8 +69,8 @@ impl Group for Numbers {
                 n,
                 ..
             } => {
-                self.sequence(n.to_owned(), topic, *sequence, entry.ms, found);
-                self.position(*n, *position, found);
+                self.sequence((*n, entry.ms), topic, *sequence, facts, found);
+                self.position(*n, *position, facts, found);
                 let is_of_this = facts.attached(&entry.who, subscription).is_some();
                 let is_sure = is_of_this && !facts.is_perhaps_taken(*n);
                 let got = self.got.entry(subscription.clone()).or_default();
@@ -88,14 +88,28 @@ impl Group for Numbers {
             }
         }
     }
+
+    fn judges_after_a_loss(&self) -> bool {
+        true
+    }
 }
 
 impl Numbers {
-    fn sequence(&mut self, n: u64, topic: &Text, sequence: u64, ms: u64, found: &mut Found) {
+    fn sequence(
+        &mut self,
+        (n, ms): (u64, u64),
+        topic: &Text,
+        sequence: u64,
+        facts: &Facts,
+        found: &mut Found,
+    ) {
         let has = *self.sequences.entry((topic.clone(), sequence)).or_insert(n);
         if has != n {
             let says = format!("sequence {sequence} of {topic} is event {has}, and {n}");
             found.breaks(&ONE_STANDS_FOR_ONE, says);
+        }
+        if facts.losses.is_blurred() {
+            return;
         }
         let place = self.places.entry(n).or_default();
         place.seen_ms = ms;
@@ -106,11 +120,14 @@ impl Numbers {
         }
     }
 
-    fn position(&mut self, n: u64, position: u64, found: &mut Found) {
+    fn position(&mut self, n: u64, position: u64, facts: &Facts, found: &mut Found) {
         let has = *self.positions.entry(position).or_insert(n);
         if has != n {
             let says = format!("position {position} is event {has}, and {n}");
             found.breaks(&NEVER_AGAIN, says);
+        }
+        if facts.losses.is_blurred() {
+            return;
         }
         let place = self.places.entry(n).or_default();
         let before = *place.position.get_or_insert(position);
@@ -144,8 +161,9 @@ impl Numbers {
 
     // Who got all that there is got each number between two that one life gave.
     fn drained(&mut self, subscription: &Text, facts: &Facts, found: &mut Found) {
-        // What its filters do not take is no gap, nor what was given up.
-        if facts.filters.judges(subscription) || facts.may_give_up_unseen(subscription) {
+        // What its filters do not take is no gap, nor what was given up. Of what is lost the checker of losses knows.
+        let may_lack = facts.may_give_up_unseen(subscription) || facts.losses.is_accepted();
+        if facts.filters.judges(subscription) || may_lack {
             return;
         }
         let got = self.got.entry(subscription.clone()).or_default();

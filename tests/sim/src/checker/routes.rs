@@ -41,6 +41,11 @@ pub(super) struct Routed {
 }
 
 impl Group for Routed {
+    // What was made of events may be among what is lost, and is made again where the state is.
+    fn judges(&self, facts: &Facts) -> bool {
+        !facts.losses.is_accepted()
+    }
+
     fn see(&mut self, entry: &Entry, facts: &Facts, found: &mut Found) {
         match &entry.what {
             What::CreatesRoute { op, route } => {

@@ -1,6 +1,7 @@
 //! Starts: after a kill or a power cut on an honest disk one needs nobody's leave, and one that is refused changes nothing.
 
 use super::facts::Facts;
+use super::losses::MAY_BE_ACCEPTED;
 use super::{Found, Group, Promise};
 use crate::disk::Operation;
 use crate::history::{Blow, Entry, What};
@@ -38,6 +39,8 @@ pub(super) struct Starts {
     may_lack_room: bool,
     /// What the disk did to the start that goes on, or was the last.
     blows: Blows,
+    /// It is to go on without what is lost.
+    accepts: bool,
     /// The power left something that cannot be read.
     is_torn: bool,
     /// All faults of the plan are over.
@@ -65,7 +68,14 @@ impl Group for Starts {
             What::Struck { on, by, .. } if self.is_starting => self.struck(*on, *by),
             What::Torn { .. } => self.is_torn = true,
             What::Rescued { .. } => self.is_torn = false,
-            What::Serves { .. } => (self.is_starting, self.has_room) = (false, true),
+            What::Serves { .. } => {
+                (self.is_starting, self.has_room, self.accepts) = (false, true, false);
+            }
+            What::Accepts { .. } => self.accepts = true,
+            What::Troubled {
+                what: Fault::Rot(_),
+                ..
+            } => self.blows.at_writes = true,
             What::Crashed { .. } => {
                 // A start gives back what was kept for it before it keeps it anew.
                 self.has_room &= !self.is_starting;
@@ -73,12 +83,15 @@ impl Group for Starts {
             }
             What::Refuses { life, why } => {
                 (self.is_starting, self.has_room) = (false, false);
-                self.was_refused = !self.blows.at_writes;
-                let is_hindered = self.is_torn || self.blows.any;
+                // One that is to go on without what is lost may have begun to.
+                self.was_refused = !self.blows.at_writes && !std::mem::take(&mut self.accepts);
+                let is_damaged = facts.losses.is_rotten() && why.contains(MAY_BE_ACCEPTED);
+                let is_hindered = self.is_torn || self.blows.any || is_damaged;
                 let says = format!("life {life} refused to start: {}", &**why);
                 if !is_hindered {
                     found.breaks(&NOTHING_LOST, says);
-                } else if why.starts_with(DAMAGE) && !self.blows.moved {
+                } else if why.starts_with(DAMAGE) && !self.blows.moved && !facts.losses.is_rotten()
+                {
                     found.breaks(&NOT_DAMAGE, says);
                 }
             }
@@ -102,6 +115,10 @@ impl Group for Starts {
             }
             _ => {}
         }
+    }
+
+    fn judges_after_a_loss(&self) -> bool {
+        true
     }
 }
 

@@ -6,6 +6,7 @@ mod changes;
 mod disks;
 mod filters;
 mod letters;
+mod losses;
 mod routes;
 mod starts;
 mod troubles;
@@ -588,6 +589,15 @@ fn everything_drains_and_a_broker_stops_and_starts() {
 }
 
 #[test]
+fn no_queue_is_fuller_than_it_may_be() {
+    let fills = |is| format!("9 broker fills gauge=journal_bytes is={is} at_most=9\n");
+    check_broken(&[
+        ("full", &[&fills(9)], &[]),
+        ("fuller", &[&fills(9), &fills(10)], &["BOUNDED"]),
+    ]);
+}
+
+#[test]
 fn panics_and_leftovers_are_told() {
     check_broken(&[
         (
@@ -629,6 +639,7 @@ fn each_promise_is_broken_by_a_history() {
         include_str!("tests/disks.rs"),
         include_str!("tests/filters.rs"),
         include_str!("tests/letters.rs"),
+        include_str!("tests/losses.rs"),
         include_str!("tests/routes.rs"),
         include_str!("tests/starts.rs"),
         include_str!("tests/troubles.rs"),

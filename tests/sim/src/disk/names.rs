@@ -28,12 +28,45 @@ impl Naming {
             Self::Add(path, entry) => drop(tree.insert(path.clone(), *entry)),
             Self::Remove(path) => drop(tree.remove(path)),
             Self::Rename(from, to, entry) => {
+                let inside = match entry {
+                    Entry::File(_) => Tree::new(),
+                    Entry::Folder(_) => inside(tree, from),
+                };
                 if tree.get(from) == Some(entry) {
                     tree.remove(from);
+                    tree.retain(|path, _| !inside.contains_key(path));
+                    let moved = inside.iter();
+                    tree.extend(moved.map(|(path, entry)| (moved_path(path, from, to), *entry)));
                 }
                 tree.insert(to.clone(), *entry);
             }
         }
+    }
+
+    // The same where a folder has another name meanwhile.
+    fn moved(&self, from: &Path, to: &Path) -> Self {
+        let moved = |path: &Path| moved_path(path, from, to);
+        match self {
+            Self::Add(path, entry) => Self::Add(moved(path), *entry),
+            Self::Remove(path) => Self::Remove(moved(path)),
+            Self::Rename(before, after, entry) => Self::Rename(moved(before), moved(after), *entry),
+        }
+    }
+}
+
+// What lies in a folder, however deep.
+fn inside(tree: &Tree, folder: &Path) -> Tree {
+    let inside = tree.iter();
+    let inside = inside.filter(|(path, _)| path.starts_with(folder) && *path != folder);
+    inside.map(|(path, entry)| (path.clone(), *entry)).collect()
+}
+
+// Where it lies once this folder is there.
+fn moved_path(path: &Path, from: &Path, to: &Path) -> PathBuf {
+    match path.strip_prefix(from) {
+        Ok(rest) if rest.as_os_str().is_empty() => to.to_owned(),
+        Ok(rest) => to.join(rest),
+        Err(_) => path.to_owned(),
     }
 }
 
@@ -77,7 +110,14 @@ impl Names {
         self.make(folder(path), Naming::Remove(path.to_owned()));
     }
 
+    /// A folder takes along what is in it.
     pub(super) fn rename(&mut self, from: &Path, to: &Path, entry: Entry) {
+        if matches!(entry, Entry::Folder(_)) {
+            let within = self.pending.iter_mut();
+            for (of, naming) in within.filter(|(of, _)| of.starts_with(from)) {
+                (*of, *naming) = (moved_path(of, from, to), naming.moved(from, to));
+            }
+        }
         let naming = Naming::Rename(from.to_owned(), to.to_owned(), entry);
         self.make(folder(to), naming);
     }
@@ -134,14 +174,9 @@ impl Names {
 
     /// Renames a folder with all that is in it, durably, as an operator does beside the broker.
     pub(super) fn move_folder(&mut self, from: &Path, to: &Path) {
-        let renamed = |path: &Path| match path.strip_prefix(from) {
-            Ok(rest) if rest.as_os_str().is_empty() => to.to_owned(),
-            Ok(rest) => to.join(rest),
-            Err(_) => path.to_owned(),
-        };
         let all = |tree: &Tree| {
             tree.iter()
-                .map(|(path, entry)| (renamed(path), *entry))
+                .map(|(path, entry)| (moved_path(path, from, to), *entry))
                 .collect()
         };
         for (_, naming) in self.pending.extract_if(.., |(of, _)| of.starts_with(from)) {

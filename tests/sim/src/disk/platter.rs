@@ -438,12 +438,15 @@ impl Platter {
     }
 
     pub(super) fn rename(&mut self, from: &Path, to: &Path) -> io::Result<()> {
-        let Some(entry @ Entry::File(_)) = self.names.get(from) else {
+        let Some(entry) = self.names.get(from) else {
             return Err(io::ErrorKind::NotFound.into());
         };
         self.folder(to.parent().unwrap_or(to))?;
         let replaced = match self.names.get(to) {
             Some(Entry::Folder(_)) => return Err(io::ErrorKind::IsADirectory.into()),
+            Some(Entry::File(_)) if matches!(entry, Entry::Folder(_)) => {
+                return Err(io::ErrorKind::NotADirectory.into());
+            }
             Some(Entry::File(id)) => Some(id),
             None => None,
         };

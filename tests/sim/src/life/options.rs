@@ -61,7 +61,8 @@ impl Sizes {
         }
     }
 
-    fn journal_bytes_max(&self) -> u64 {
+    /// Of the journal.
+    pub(crate) fn journal_bytes_max(&self) -> u64 {
         self.journal_file_bytes * self.journal_files_max
     }
 

@@ -5,6 +5,7 @@ mod disk;
 mod filters;
 mod letters;
 mod operations;
+mod rot;
 mod routes;
 
 use super::failing::Attempts;
@@ -205,6 +206,7 @@ impl Draw {
     fn all_faults(self, lasts_ms: u64, actors: &[Actor]) -> Vec<Timed<Fault>> {
         let mut faults = self.faults(lasts_ms, actors);
         faults.extend(self.disk_faults(lasts_ms));
+        faults.extend(self.rots(lasts_ms));
         faults.sort_by_key(|fault| fault.after_ms);
         faults
     }

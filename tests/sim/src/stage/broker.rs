@@ -16,8 +16,9 @@ use tokio_util::sync::CancellationToken;
 use super::conditions::Watch;
 use super::disk_faults;
 use super::operator::OPERATOR;
-use super::{Stage, cause};
+use super::{Stage, bounds, cause, told};
 use crate::actors::ADDRESS;
+use crate::checker::MAY_BE_ACCEPTED;
 use crate::disk::{End, SimDisk};
 use crate::history::{Text, What};
 use crate::life::Life;
@@ -39,6 +40,7 @@ pub(super) struct Serving {
     pub(super) operator: Handed<()>,
     watch: Watch,
     watches: Handed<()>,
+    gauges: Handed<()>,
 }
 
 impl Serving {
@@ -55,6 +57,12 @@ impl Serving {
     /// See [`Life::depth`].
     pub(super) fn depth(&self, subscription: &str) -> Option<u64> {
         self.life.depth(subscription)
+    }
+
+    /// Whether it has found damage that it cannot read.
+    pub(super) fn has_damage(&self) -> bool {
+        let unreadable = self.life.broker.unreadable();
+        unreadable.iter().any(|one| one.damage)
     }
 
     /// Whether there is such a subscription.
@@ -84,11 +92,18 @@ impl Stage {
         self.note_torn();
         self.note_image(number);
         disk_faults::note_struck(&self.machine.disk, &self.scene.history);
+        let accepts = std::mem::take(&mut self.accepts);
+        if accepts {
+            self.note(What::Accepts { life: number });
+        }
         self.note(What::Starts { life: number });
-        let life = match self.machine.begin().await {
+        let begun = self.machine.begin(accepts).await;
+        self.note_losses();
+        let life = match begun {
             Ok(life) => life,
             Err(_) if self.machine.disk.has_gone() => {
                 disk_faults::note_struck(&self.machine.disk, &self.scene.history);
+                self.accepts = accepts;
                 self.note(What::Crashed {
                     life: number,
                     cause: self.armed,
@@ -96,6 +111,7 @@ impl Stage {
                 return None;
             }
             Err(why) => {
+                self.accepts = accepts || why.contains(MAY_BE_ACCEPTED);
                 let why = why.into();
                 disk_faults::note_struck(&self.machine.disk, &self.scene.history);
                 self.note(What::Refuses { life: number, why });
@@ -120,6 +136,10 @@ impl Stage {
         let history = self.scene.history.clone();
         let watch = Watch::new(history, life.broker.clone(), self.machine.disk.clone());
         let watches = start_owned(life.owner(), "watches", watch.clone().run());
+        let (history, disk) = (self.scene.history.clone(), self.machine.disk.clone());
+        let journal_bytes_max = bounds::journal_bytes_max(self.sizes, &self.scene.plan);
+        let gauges = bounds::watch(history, life.broker.clone(), disk, journal_bytes_max);
+        let gauges = start_owned(life.owner(), "gauges", gauges);
         Some(Serving {
             number,
             life,
@@ -128,6 +148,7 @@ impl Stage {
             operator,
             watch,
             watches,
+            gauges,
         })
     }
 
@@ -161,6 +182,7 @@ impl Stage {
             operator,
             watch,
             watches,
+            gauges,
         } = serving;
         self.note(What::Stops { life: number });
         drop(operator);
@@ -170,13 +192,28 @@ impl Stage {
         let _ = accepts.ended().await;
         self.machine.stop(life).await;
         // What ended before it should have while the broker stopped is told by its conditions only.
-        drop(watches);
+        drop((watches, gauges));
         watch.last_look();
         self.note(What::Stopped { life: number });
     }
 }
 
 impl Stage {
+    /// Has the broker give up what generations have lost.
+    pub(super) async fn give_up(&self, serving: &Serving) {
+        // What it gave up is in its log, too.
+        let _ = serving.life.broker.give_up_unreadable(false).await;
+        self.note_losses();
+    }
+
+    // What the broker says that it goes on without.
+    fn note_losses(&self) {
+        for what in told::take() {
+            let what = what.into();
+            self.note(What::Loses { what });
+        }
+    }
+
     pub(super) fn note(&self, what: What) {
         self.scene.history.note("broker", what);
     }

@@ -425,7 +425,8 @@ impl Surveyor {
         let bodies = record.blocks.iter().map(|(head, offset)| {
             let start = (offset - record.at) as usize;
             let body = raw.slice(start..start + head.body_bytes as usize);
-            head.block(&body).unwrap_or_else(|| head.without_events())
+            let sound = head.block(&body).filter(|_| !planted!(SoundGivenUpToo));
+            sound.unwrap_or_else(|| head.without_events())
         });
         let left: Vec<_> = bodies.collect();
         let mut with = Vec::new();
@@ -448,7 +449,7 @@ impl Surveyor {
             .iter()
             .filter_map(|index| Some(&record.blocks.get(*index)?.0))
             .collect();
-        self.survey.losses.push(Loss {
+        let loss = Loss {
             groups: Some((number, Some(number))),
             positions: lost
                 .first()
@@ -458,13 +459,20 @@ impl Surveyor {
                 .iter()
                 .map(|head| LostRange {
                     topic: head.topic,
-                    first: head.first_sequence,
+                    first: if planted!(LossToldShort) {
+                        Sequence(head.first_sequence.0.saturating_add(1))
+                    } else {
+                        head.first_sequence
+                    },
                     last: head.last_sequence(),
                 })
                 .collect(),
             notes: false,
             ..Loss::of(&scanned.file.path)
-        });
+        };
+        if !planted!(DamagePassedOver) {
+            self.survey.losses.push(loss);
+        }
         scanned.cuts.push(Cut {
             from: record.at,
             to: record.end(),

@@ -102,6 +102,36 @@ fn a_name_is_the_one_or_the_other() {
 }
 
 #[test]
+fn a_folder_has_what_is_in_it_under_the_one_name_or_the_other() {
+    for (how, is_synced, expected) in [
+        (End::Cruel, false, "before"),
+        (End::Killed, false, "after"),
+        (End::Cruel, true, "after"),
+    ] {
+        let (disk, life) = disk(Shape::of(1));
+        life.create_dir(&path("before")).unwrap();
+        life.sync_dir(Path::new(FOLDER)).unwrap();
+        lasting(&life, "before/file", b"old");
+        life.sync_dir(&path("before")).unwrap();
+        life.rename(&path("before"), &path("after")).unwrap();
+        // What comes into it later has a name there of its own.
+        life.create(&path("after/later")).unwrap();
+        if is_synced {
+            life.sync_dir(Path::new(FOLDER)).unwrap();
+        }
+        disk.end(how);
+        let image = disk.image();
+        let file = |folder: &str| image.get(&path(folder).join("file")).cloned().flatten();
+        assert_eq!(file(expected).as_deref(), Some(&b"old"[..]), "{how:?}");
+        let all = ["before", "after"];
+        let others = all.iter().filter(|name| **name != expected);
+        others.for_each(|name| assert!(!image.contains_key(&path(name)), "{how:?}"));
+        let is_later = image.contains_key(&path("after/later"));
+        assert_eq!(is_later, how == End::Killed);
+    }
+}
+
+#[test]
 fn names_of_two_folders_keep_one_order_only_where_the_disk_does() {
     let orders = |how| {
         let after = |seed| {

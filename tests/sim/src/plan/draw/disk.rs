@@ -48,7 +48,11 @@ impl Draw {
                     ],
                 ),
                 path: self
-                    .among("errors at", of, &[("", 2), ("journal", 1), ("sealed", 1)])
+                    .among(
+                        "errors at",
+                        of,
+                        &[("", 2), ("journal", 1), ("generations", 1)],
+                    )
                     .to_owned(),
                 times: self.among("errors", of, &[(1, 2), (4, 1), (u32::MAX, 1)]),
                 lasts_ms,
