@@ -192,7 +192,10 @@ impl Draft {
         let topics = self.missing_topics(&spec, false)?;
         let revision = from_revision + 1;
         let newest = subscription.chains().last();
-        let judged_otherwise = newest.is_none_or(|chain| chain.differs_from(&spec));
+        let judged_otherwise = newest.is_none_or(|chain| {
+            let is_asked_again = *subscription.spec == spec;
+            chain.differs_from(&spec) || is_asked_again && self.is_stuck_before(id, chain.from)
+        });
         let fence = match judged_otherwise {
             true => Some(self.fence(id, revision)?),
             false => None,
@@ -205,6 +208,14 @@ impl Draft {
             fence,
         });
         Ok(())
+    }
+
+    // Whether a subscription is paused before the position from which its newest filters hold.
+    fn is_stuck_before(&self, id: SubscriptionId, from: Position) -> bool {
+        self.registry.by_id(id).is_some_and(|live| {
+            let state = live.read();
+            state.paused().is_some() && state.evaluated_through().next() < from
+        })
     }
 
     fn delete_subscription(&mut self, id: SubscriptionId, name: &Name) -> Result<(), ChangeError> {

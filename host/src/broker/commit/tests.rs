@@ -512,6 +512,48 @@ async fn a_change_of_filters_holds_behind_what_is_in_its_group_before_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn filters_that_are_asked_for_again_hold_at_once_where_those_before_them_have_paused() {
+    let mut fixture = Fixture::new();
+    let id = fixture.subscribe("s").await;
+    let stream = fixture.stream(None);
+    stream.publish("a", 1);
+    stream.publish("a", 2);
+    fixture.turn().await;
+    let update = |from_revision| Update {
+        id,
+        from_revision,
+        spec: SubscriptionSpec {
+            include_dead_letters: false,
+            ..spec("s", &[])
+        },
+    };
+    let pause = |why: Option<&str>| {
+        let (name, why) = ("s".parse().expect("a name"), why.map(str::to_owned));
+        move |reply| ChangeRequest::Pause(id, name, why, reply)
+    };
+    for (revision, paused, expected) in [
+        (0, None, Some(Position(3))),
+        // Nothing is in their way.
+        (1, None, None),
+        (2, Some("a filter failed"), Some(Position(1))),
+        (3, Some("a filter failed"), None),
+    ] {
+        let changed = fixture.change(pause(paused));
+        fixture.turn().await;
+        answered(changed).expect("changed");
+        let changed =
+            fixture.change(|reply| ChangeRequest::UpdateSubscription(update(revision), reply));
+        fixture.turn().await;
+        answered(changed).expect("changed");
+        let fences = fixture.notes().into_iter().filter_map(|note| match note {
+            Note::Change(Change::UpdateSubscription { fence, .. }) => Some(fence),
+            _ => None,
+        });
+        assert_eq!(fences.last(), Some(expected), "revision {revision}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_fenced_stream_and_numbers_that_go_backwards_are_refused_and_a_resend_is_recognised() {
     let mut fixture = Fixture::new();
     let mut older = fixture.stream(Some((7, 1)));

@@ -148,7 +148,9 @@ impl Broker {
         before: &SubscriptionInfo,
         spec: SubscriptionSpec,
     ) -> Result<SubscriptionInfo, ChangeError> {
-        if spec != before.spec {
+        // What is asked for again changes something where it does not hold yet, and what holds is in its way.
+        let is_stuck = before.paused.is_some() && before.pending_changes > 0;
+        if spec != before.spec || is_stuck {
             let update = Update {
                 id: found.id,
                 from_revision: before.revision,
