@@ -93,7 +93,7 @@ pub trait Conductor {
     /// One of `among`, from 0, by the seed.
     fn choose(&self, what: &'static str, among: usize) -> usize;
 
-    /// Notes that a strand panicked, although somebody will hear of it.
+    /// Notes that a strand panics. Whoever catches that may tell nobody.
     fn panicked(&self, said: &str);
 }
 
@@ -274,9 +274,6 @@ struct Fills<T>(Arc<Mutex<Slot<T>>>);
 
 impl<T> Fills<T> {
     fn fill(&self, ended: Result<T, End>) {
-        if let (Err(End::Panicked(panic)), Some(conductor)) = (&ended, conductor()) {
-            conductor.panicked(message(&**panic));
-        }
         let before = std::mem::replace(&mut *held(&self.0), Slot::Filled(ended));
         if let Slot::Open(Some(waker)) = before {
             waker.wake();

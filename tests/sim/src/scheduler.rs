@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::simulation::{Bug, StrandId, message};
+use crate::simulation::{Bug, StrandId};
 use choice::Choice;
 use root::Progress;
 use strand::{Place, Resume, Stacks, Stepped, Stop, Strand, Suspended, Work};
@@ -317,11 +317,7 @@ impl Scheduler {
             Ok(Stepped::Suspended(Suspended::Free(_))) => unreachable!("it was not asked"),
             Ok(Stepped::Ended) if is_dropped => "dropped".to_owned(),
             Ok(Stepped::Ended) => "ended".to_owned(),
-            Err(panic) => {
-                let said = message(&*panic).to_owned();
-                inner.panicked(id, &said);
-                "panicked".to_owned()
-            }
+            Err(_) => "panicked".to_owned(),
         };
         inner.say(id, &said);
         let is_over = |strand: &Strand| strand.routine.as_ref().is_none_or(|of| of.done());

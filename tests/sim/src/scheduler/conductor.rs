@@ -210,7 +210,10 @@ impl Conductor for Scheduler {
     }
 
     fn panicked(&self, said: &str) {
-        let mut inner = self.inner.borrow_mut();
+        // One of the scheduler itself ends the run, and needs no note.
+        let Ok(mut inner) = self.inner.try_borrow_mut() else {
+            return;
+        };
         if let Some((id, _)) = inner.running.clone() {
             inner.panicked(id, said);
         }

@@ -5,11 +5,12 @@
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::mem;
+use std::panic;
 use std::process;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Once};
 use std::task::Poll;
 use std::thread;
 use std::time::Duration;
@@ -95,11 +96,26 @@ where
     }
 }
 
+// From now on each panic of a strand is noted when it begins, whoever catches it.
+fn note_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let before = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            if let Some(conductor) = simulation::conductor() {
+                conductor.panicked(simulation::message(info.payload()));
+            }
+            before(info);
+        }));
+    });
+}
+
 fn run_here<T, F>(options: Options, progress: Arc<Progress>, main: impl FnOnce() -> F) -> Outcome<T>
 where
     T: 'static,
     F: Future<Output = T> + 'static,
 {
+    note_panics();
     let mut builder = Builder::new_current_thread();
     let runtime = builder.enable_time().start_paused(true).build();
     let runtime = runtime.expect("a runtime of this thread alone takes nothing of the machine");

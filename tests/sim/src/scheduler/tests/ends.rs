@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::future::poll_fn;
+use std::panic;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, RwLock};
@@ -216,6 +217,8 @@ fn a_panic_goes_on_in_whoever_waits_and_is_noted() {
         let unseen = simulation::start("unseen", async { panic!("nobody waits") });
         rest(10).await;
         drop(unseen);
+        let caught = panic::catch_unwind(|| panic!("in somebody who tells nobody"));
+        assert!(caught.is_err());
     });
     assert_eq!(panics.failure, None);
     let said: Vec<&str> = panics
@@ -225,7 +228,13 @@ fn a_panic_goes_on_in_whoever_waits_and_is_noted() {
         .collect();
     assert_eq!(
         said,
-        ["in a call", "in a thread", "in a task", "nobody waits"]
+        [
+            "in a call",
+            "in a thread",
+            "in a task",
+            "nobody waits",
+            "in somebody who tells nobody"
+        ]
     );
     assert!(panics.panics[1].0.starts_with("dies."));
     assert_eq!(panics.value, Some(()));
