@@ -7,6 +7,7 @@
 mod attempts;
 mod bounds;
 mod catalog;
+mod catching_up;
 mod causes;
 mod changes;
 mod disks;

@@ -351,9 +351,9 @@ impl Facts {
         broken
     }
 
-    // Whether what comes to somebody may have been on its way when a trouble of its link ended, for so long that it missed its deadline
-    // unseen. It was not sent before it was asked for, nor before whoever had it last answered. What a client asked for comes in the order
-    // in which it was sent: once it has got what was published after the trouble, nothing that comes was sent before.
+    // Whether what comes to somebody may have been on its way, when a trouble of its link ended or it had not caught up, for so long that
+    // it missed its deadline unseen. It was not sent before it was asked for, nor before whoever had it last answered. What a client asked
+    // for comes in the order in which it was sent: once it has got what was published after the trouble, nothing that comes was sent before.
     fn may_be_void(&self, who: &Text, subscription: &Text, n: u64, before: &[HandOut]) -> bool {
         let answered_ms = before.last().map_or(0, |of| match of.answer {
             Some((_, ms)) => ms,
@@ -364,7 +364,9 @@ impl Facts {
         let newest_ms = asked.map_or(0, |asked| asked.newest_ms.max(asked.ms));
         let newest_ms = newest_ms.max(answered_ms).max(self.first_handed_out_ms(n));
         let deadline_ms = self.deadline_ms(subscription).max(UNSEEN_MS_MIN);
+        let waited_ms = self.waited_until(who, subscription);
         self.troubles.held_up(who, newest_ms, deadline_ms)
+            || waited_ms.is_some_and(|ms| newest_ms <= ms)
     }
 
     pub(super) fn deadline_ms(&self, subscription: &Text) -> u64 {

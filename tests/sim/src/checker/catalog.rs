@@ -133,9 +133,25 @@ impl Facts {
         topic.is_some_and(|(event, topic)| event.asked_at < topic.gone_at)
     }
 
+    // Whoever asked before this subscription came, and gets what was published after it, is attached to this one.
+    fn gets(&mut self, who: &Text, subscription: &Text, n: u64) {
+        let asked_at = self.events.get(&n).map_or(0, |event| event.asked_at);
+        let of = self.subscriptions.get(subscription);
+        let key = (who.clone(), subscription.clone());
+        if let Some((of, attached)) = of.zip(self.changes.attached.get_mut(&key))
+            && attached.0 != of.born
+            && asked_at > of.sure_since
+        {
+            *attached = (of.born, self.at);
+        }
+    }
+
     pub(super) fn see_change(&mut self, entry: &Entry) {
         self.news.clear();
         match &entry.what {
+            What::Delivered {
+                subscription, n, ..
+            } => self.gets(&entry.who, subscription, *n),
             What::Attaches { subscription, .. } | What::Opens { subscription } => {
                 let key = (entry.who.clone(), subscription.clone());
                 match self.subscriptions.get(subscription) {

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::attempts::Attempts;
 use super::catalog::{Changes, News, Subscription, Topic};
+use super::catching_up::CatchingUp;
 use super::filters::Filters;
 use super::losses::Losses;
 use super::troubles::{Troubles, is_full};
@@ -23,6 +24,7 @@ pub(super) struct Facts {
     pub(super) filters: Filters,
     pub(super) attempts: Attempts,
     pub(super) losses: Losses,
+    pub(super) catching_up: CatchingUp,
     /// What follows from the entry that was seen last.
     pub(super) news: Vec<News>,
     /// Entries so far.
@@ -141,6 +143,7 @@ impl Facts {
         }
         self.see_change(entry);
         self.see_filters(entry);
+        self.see_catching_up(entry);
         self.see_attempts(entry);
     }
 

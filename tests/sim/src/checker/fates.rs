@@ -96,14 +96,8 @@ struct Holding {
     done: BTreeMap<u64, (Text, u64, usize)>,
     /// Those of it that were refused in this life, and not acked.
     given_up: BTreeSet<u64>,
-    /// When each consumer took something last, and with which entry.
-    took: BTreeMap<Text, (u64, usize)>,
     /// Events that were answered, whose filters decide what becomes of them.
     judged: BTreeSet<u64>,
-    /// Consumers to which nothing came, or that took nothing, for so long that others got what was meant for them, or they themselves
-    /// once more, which they do not know, and with which entry that was over. Whatever comes on one stream comes in order: once
-    /// something came that was not there then, or they had nothing to take, they have caught up.
-    behind: BTreeMap<Text, usize>,
 }
 
 #[derive(Clone, Copy)]
@@ -124,6 +118,7 @@ impl Group for Ledger {
                 op, is_sure: true, ..
             } => self.refused(*op, facts, found),
             What::Delivered { .. } => self.delivered(entry, facts, found),
+            What::Letter { of, n, .. } => self.given_up(of, *n),
             What::Says {
                 subscription,
                 position,
@@ -148,18 +143,12 @@ impl Group for Ledger {
                 }
             }
             What::Confirmed { op } => {
-                self.waited(entry, *op, facts);
                 self.confirmed(*op, entry, facts);
             }
             What::NotConfirmed { op, .. } => {
-                self.waited(entry, *op, facts);
                 self.not_confirmed(*op, &entry.who);
             }
             What::ChangesFilters { subscription, .. } => self.filters_change(subscription),
-            What::Attaches { subscription, .. } | What::Opens { subscription } => {
-                let holding = self.subscriptions.entry(subscription.clone()).or_default();
-                holding.behind.remove(&entry.who);
-            }
             What::Dies {} => self.forgets(&entry.who),
             What::Crashed { cause, .. } => self.crashed(*cause, entry.ms, facts),
             What::HeldBack {} => self.held_back(),
@@ -183,26 +172,6 @@ impl Group for Ledger {
         for news in &facts.news {
             self.hear(news, entry.ms, facts);
         }
-    }
-}
-
-impl Holding {
-    // Somebody takes an event. Answers whether it may have been on its way for so long that it was handed out anew.
-    fn takes(&mut self, entry: &Entry, asked_at: usize, deadline_ms: u64, facts: &Facts) -> bool {
-        let who = &entry.who;
-        let took = self.took.insert(who.clone(), (entry.ms, facts.at));
-        let had_nothing = |since: usize| {
-            took.is_some_and(|(ms, at)| at >= since && entry.ms - ms > deadline_ms / 2)
-        };
-        if let Some(since) = self.behind.get(who).copied()
-            && (asked_at > since || had_nothing(since))
-        {
-            self.behind.remove(who);
-        }
-        if facts.troubles.may_come_late(who, entry.ms, deadline_ms) {
-            self.behind.insert(who.clone(), facts.at);
-        }
-        self.behind.contains_key(who)
     }
 }
 
@@ -281,10 +250,7 @@ impl Ledger {
             .get(position)
             .map_or(0, |(_, _, times)| *times);
         let handed = (entry.who.clone(), entry.ms, before + 1);
-        let deadline_ms = facts.subscriptions.get(subscription);
-        let deadline_ms = deadline_ms.map_or(u64::MAX, |of| of.ack_deadline_ms);
-        let asked_at = facts.events.get(n).map_or(0, |event| event.asked_at);
-        let late = holding.takes(entry, asked_at, deadline_ms, facts);
+        let late = facts.is_behind(&entry.who, subscription);
         // One that was there before its subscription was published for it all the same, if that begins with what is there.
         let open = Fates::ABSENT.or(Fates::PENDING);
         let fates = holding.fates.entry(*n).or_insert(open);
@@ -317,6 +283,16 @@ impl Ledger {
             false => Fates::PENDING,
         };
         *fates = Fates::PENDING.or(gone);
+    }
+
+    // Whether it might be given up is held of its letter.
+    fn given_up(&mut self, subscription: &Text, n: u64) {
+        if let Some(holding) = self.subscriptions.get_mut(subscription) {
+            holding.judged.remove(&n);
+            if let Some(fates) = holding.fates.get_mut(&n) {
+                *fates = fates.or(Fates::DONE);
+            }
+        }
     }
 
     fn said(
@@ -372,7 +348,7 @@ impl Ledger {
             let deadline_ms = facts.subscriptions.get(&subscription);
             let deadline_ms = deadline_ms.map_or(u64::MAX, |of| of.ack_deadline_ms);
             let may_be_late = (facts.troubles.may_come_late(who, said.got_ms, deadline_ms)
-                || holding.behind.contains_key(who))
+                || facts.is_behind(who, &subscription))
                 && now_ms - facts.first_handed_out_ms(*n) >= deadline_ms;
             let is_known = settles(said.answer)
                 && said.handed == handed
@@ -385,21 +361,6 @@ impl Ledger {
                     holding.given_up.insert(*n);
                 }
             }
-        }
-    }
-
-    // Somebody waited for what its flush came to, and took nothing meanwhile.
-    fn waited(&mut self, entry: &Entry, op: u64, facts: &Facts) {
-        let Some((subscription, _)) = self.flushes.get(&op) else {
-            return;
-        };
-        let deadline_ms = facts.subscriptions.get(subscription);
-        let deadline_ms = deadline_ms.map_or(0, |of| of.ack_deadline_ms);
-        if let Some(holding) = self.subscriptions.get_mut(subscription)
-            && let Some((took_ms, _)) = holding.took.get(&entry.who)
-            && entry.ms - took_ms > deadline_ms / 2
-        {
-            holding.behind.insert(entry.who.clone(), facts.at);
         }
     }
 

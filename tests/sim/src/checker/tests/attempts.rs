@@ -97,12 +97,40 @@ fn what_may_have_missed_its_deadline_on_its_way_is_void() {
         40016 c delivered subscription=s topic=t position=6 sequence=2 attempt=1 n=2 hash=7
     ";
     let opens = "40013 c opens subscription=s\n";
+    // It took something, and then waited for what became of its answer.
+    let waits = |ms: u64| {
+        format!(
+            "11 c delivered subscription=s topic=t position=4 sequence=9 attempt=1 n=3 hash=7
+             12 c flushes op=11 subscription=s
+             {ms} c confirmed op=11\n"
+        )
+    };
+    let other = "
+        9 p publishes op=9 producer=a topic=t n=3 hash=7
+        10 p published op=9 sequence=9 is_duplicate=false
+    ";
+    let (long_wait, short_wait) = (waits(40_013), waits(10_013));
     check_broken(&[
         ("for longer than that", &[ONE, &long, &first, &again], &[]),
         ("for less", &[ONE, &short, &first, &again], &["COUNTED"]),
         (
             "once only",
             &[ONE, &long, &first, &again, &at(40_040)],
+            &["COUNTED"],
+        ),
+        (
+            "its application stood still for longer",
+            &[other, ONE, &long_wait, &first, &again],
+            &[],
+        ),
+        (
+            "it did for less",
+            &[other, ONE, &short_wait, &first, &again],
+            &["COUNTED"],
+        ),
+        (
+            "it did, and that was once",
+            &[other, ONE, &long_wait, &first, &again, &at(40_040)],
             &["COUNTED"],
         ),
         (

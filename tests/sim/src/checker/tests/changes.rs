@@ -128,6 +128,13 @@ fn what_a_subscription_has_is_its_own() {
         64 c flushes op=64 subscription=s
         65 c confirmed op=64
     ";
+    let counted = "
+        63 p publishes op=70 producer=a topic=t n=2 hash=7
+        64 p published op=70 sequence=2 is_duplicate=false
+        65 d delivered subscription=s topic=t position=9 sequence=2 attempt=1 n=2 hash=7
+        66 d says subscription=s position=9 answer=nack
+        67 c delivered subscription=s topic=t position=9 sequence=2 attempt=2 n=2 hash=7
+    ";
     let u_acked = "
         12 e attaches op=12 subscription=u
         12 e attached op=12
@@ -163,6 +170,11 @@ fn what_a_subscription_has_is_its_own() {
         (
             "from the one before, over another connection",
             &[ONE, old, DELETED, again, &new, &by_old, DRAINED],
+            &[],
+        ),
+        (
+            "published for the new one, to somebody who had asked before it came",
+            &[old, DELETED, &new, counted],
             &[],
         ),
         ("nobody kept it", &[ONE, DELETED, &all, DRAINED], &[]),

@@ -225,7 +225,17 @@ fn what_a_killed_client_was_to_hand_over_is_given_up_perhaps_without_anybody_get
     };
     let drained = "900 broker drained subscription=x\n";
     let all = [GIVES, others, FIRST, got].concat();
+    let chooses = "6 o chooses-attempts op=40";
+    let filters = format!("6 o chooses-filters op=40 chain=f%20drop%20all\n{chooses}");
+    let filtered = all.replace(chooses, &filters);
+    let letter = LETTER.replace("40 e", "400 e").replace("n=1", "n=2");
+    let letter = letter.replace("was=1", "was=2");
     check_broken(&[
+        (
+            "cut off three times, and there is a letter of what filters took",
+            &[&filtered, &cut(100), &cut(200), &cut(300), &letter, drained],
+            &[],
+        ),
         (
             "cut off three times, of which one is known",
             &[&all, &cut(100), &cut(200), &cut(300), drained],
