@@ -72,7 +72,7 @@ impl Folders {
             self.remember(Some(why.clone()));
             return Err(io::Error::other(Displaced(why)));
         }
-        if self.is_lost() {
+        if self.is_lost() && !planted!(LostFolderStays) {
             reached!(FolderBack);
             self.remember(None);
         }

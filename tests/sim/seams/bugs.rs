@@ -41,6 +41,9 @@ bugs! {
     /// A new journal file begins with the end of the one before.
     TailOfOldFileKept,
 
+    /// A store that was moved away stays so when it is back.
+    LostFolderStays,
+
     // Checkpoints.
     /// The journal is released before what stands for it is named.
     ReleaseBeforeManifest,
@@ -67,7 +70,12 @@ bugs! {
     /// The state of a subscription is saved as if it had decided one event more.
     SavedAsDecided,
 
+    /// The checkpointer goes on when the broker stops.
+    CheckpointerGoesOn,
+
     // Starts.
+    /// The end of the journal is brought to what was found before it is known whether the broker starts.
+    TidiedTooEarly,
     /// The first group after a checkpoint is not replayed.
     ReplayFromTheNext,
     /// Acks in the journal are not replayed.
@@ -120,6 +128,10 @@ bugs! {
     WakeLost,
     /// That acks were taken is not told to whoever waits for room.
     AcksTakenUntold,
+    /// Publishers without a sync are answered before their events are written.
+    AnsweredBeforeWritten,
+    /// The batch that makes a topic is stored, and refused.
+    RefusedWithItsTopic,
     /// Acks are not written down.
     AcksNotNoted,
     /// Acks of what outputs and dead letters are made of are not written down.
@@ -164,6 +176,10 @@ bugs! {
     CatchUpCutShort,
     /// What was acked before it was matched comes again.
     AckedAheadForgotten,
+    /// The last event of what is handed out comes first.
+    LastHandedOutFirst,
+    /// An event that is not the first of what is read from its block is the one before it.
+    NeighbourHandedOut,
     /// An event is passed over where a consumer takes no more.
     FreshPassedOver,
     /// The first event that a filter lets through of what it was shown is left out.
@@ -202,6 +218,8 @@ bugs! {
     LateGoesNowhere,
     /// What was left alone for a while comes nowhere.
     DueGoesNowhere,
+    /// What misses its deadline makes its task panic.
+    LatePanics,
     /// An ack takes the event after its own, too.
     AckTakesTheNext,
     /// Nobody looks when the deadline of what is handed out is over.

@@ -155,7 +155,7 @@ impl Checkpointer {
         let parts = &mut self.parts;
         let due = tokio::select! {
             biased;
-            () = parts.shutdown.cancelled() => return false,
+            () = parts.shutdown.cancelled(), if !planted!(CheckpointerGoesOn) => return false,
             Some(decision) = parts.decisions.recv() => Due::Decision(decision),
             () = parts.due.notified() => Due::Checkpoint,
             () = tokio::time::sleep(RECLAIM_EVERY) => Due::Look,

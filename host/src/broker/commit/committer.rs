@@ -383,6 +383,9 @@ impl Committer {
     }
 
     fn append(&mut self) -> Result<(), WriteError> {
+        if planted!(AnsweredBeforeWritten) && !self.draft.group.needs_sync {
+            self.draft.group.owed.confirm();
+        }
         let (group, journal) = (&self.draft.group, &mut *self.journal);
         let clock = &self.clock;
         if !group.is_empty() || self.space.is_delayed() {

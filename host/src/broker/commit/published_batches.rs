@@ -35,12 +35,17 @@ impl Draft {
             });
         }
         check_item(item.cost).map_err(|error| PublishError::Invalid(error.to_string()))?;
+        let is_refused =
+            planted!(RefusedWithItsTopic) && !self.catalog.topics.contains_key(&item.topic);
         let topic = self.topic_for(&item.topic, &item.by)?;
         let unkept = !self.is_selected(&topic);
         let first_sequence = self.group.append(&topic, item.entries.clone());
         self.group.needs_sync |= topic.spec.durability == Durability::Sync;
         if let Some(stream) = &item.stream {
             self.note_batch(stream, item, first_sequence);
+        }
+        if is_refused {
+            return Err(NotFound::Topic(item.topic.clone()).into());
         }
         Ok(PublishOutcome {
             first_sequence,

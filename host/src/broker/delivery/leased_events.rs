@@ -105,6 +105,10 @@ impl OpenBlock {
 
     pub(super) fn slice(&self, places: Range<usize>, (attempt, suspect): Tried) -> LeasedSlice {
         let first = self.block.index(places.start);
+        let places = match planted!(NeighbourHandedOut) && places.start > 0 {
+            true => places.start - 1..places.end - 1,
+            false => places,
+        };
         LeasedSlice {
             topic: self.topic.clone(),
             first_position: self.block.position(first),

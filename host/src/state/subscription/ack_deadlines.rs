@@ -157,6 +157,9 @@ impl SubscriptionState {
                 continue;
             }
             reached!(DeadlineMissed);
+            if planted!(LatePanics) {
+                panic!("it is planted");
+            }
             self.hand_back(*first, *last, &Return::Expired, now);
         }
         let stalled_before = self.stalled.len();

@@ -198,6 +198,11 @@ impl SubscriptionState {
             }
         }
         self.next_fresh = next_fresh;
+        if planted!(LastHandedOutFirst)
+            && let Some((first, last)) = runs.pop_if(|(first, last)| first < last)
+        {
+            runs.extend([(last, last), (first, last - 1)]);
+        }
         runs
     }
 
