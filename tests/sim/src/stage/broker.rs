@@ -121,10 +121,13 @@ impl Stage {
             }
         };
         let interval_ms = self.sizes.interval_ms;
-        self.note(What::Serves {
-            life: number,
-            interval_ms,
-        });
+        // A start whose disk went with its last steps may have passed over that it did, and serves nobody any more.
+        if !self.machine.disk.has_gone() {
+            self.note(What::Serves {
+                life: number,
+                interval_ms,
+            });
+        }
         let shutdown = CancellationToken::new();
         let listener = self.scene.network.listen(ADDRESS);
         let accepts = accept(listener, life.broker.clone(), shutdown.clone());
