@@ -1,6 +1,5 @@
-//! What users are promised is kept in runs of many seeds: the same each time, and as many that follow from the sources, so that each
-//! state of them is tried with others; or those that are asked for. Those of each time reach all states of the broker but few, of which it is
-//! said why.
+//! What users are promised is kept in runs of many seeds: the same each time, or those that are asked for, such as ones that never were.
+//! Those of each time reach all states of the broker but few, of which it is said why.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,8 +15,7 @@ use tidegate_sim::stage::{Report, examine, smallest};
 
 /// Seeds that are played each time.
 const ALWAYS: Range<u64> = 0..300;
-/// How many that follow from the sources, and of how many. What is found in one of them may have been so before: it is a seed that nobody
-/// had played.
+/// How many follow from the sources, and of how many: each state of them has others, which nobody had played.
 const FRESH: u64 = 300;
 const ALL: u64 = 1 << 40;
 /// Failures that are told; and runs that may be made to find a smaller plan, of the first.
@@ -52,14 +50,17 @@ const SELDOM: &[State] = &[
     State::LostFiltersReplaced,
 ];
 
-// Those of `TIDEGATE_SIM_SEEDS`, as `1000..2000`, alone, if it is there.
+// Those of `TIDEGATE_SIM_SEEDS`, as `1000..2000` or `fresh`, alone, if it is there.
 fn seeds() -> Vec<u64> {
     let Some(asked) = asked() else {
-        return ALWAYS.chain(fresh()).collect();
+        return ALWAYS.collect();
     };
+    if asked == "fresh" {
+        return fresh().collect();
+    }
     let both = asked
         .split_once("..")
-        .expect("TIDEGATE_SIM_SEEDS is like 1000..2000");
+        .expect("TIDEGATE_SIM_SEEDS is like 1000..2000, or fresh");
     let number = |word: &str| -> u64 { word.parse().expect("TIDEGATE_SIM_SEEDS has two numbers") };
     (number(both.0)..number(both.1)).collect()
 }

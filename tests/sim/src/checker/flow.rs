@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::catalog::{News, Pause, Subscription};
 use super::disks::FULL;
 use super::facts::Facts;
+use super::order::GONE_MS;
 use super::troubles::is_full;
 use super::{Found, Group};
 use crate::history::{Answer, Durability, Entry, Text, What};
@@ -35,6 +36,8 @@ struct Stream {
     done: BTreeSet<u64>,
     /// When anything happened with it.
     moved_ms: u64,
+    /// When somebody left it, which may have had events that it never handed over.
+    left_ms: Option<u64>,
 }
 
 impl Group for Flow {
@@ -75,7 +78,7 @@ impl Group for Flow {
             What::Detached { .. } | What::Dies {} => {
                 for stream in self.of.values_mut() {
                     if stream.consumers.remove(&entry.who).is_some() {
-                        stream.moved_ms = entry.ms;
+                        (stream.moved_ms, stream.left_ms) = (entry.ms, Some(entry.ms));
                     }
                 }
             }
@@ -130,7 +133,9 @@ impl Flow {
             let is_troubled = facts.troubles.any_since(settled_ms, |fault| {
                 !is_full(fault) && fault.actor().is_none_or(|actor| *actor == **who)
             });
-            if stream.moved_ms > since_ms || !is_alone || !is_plain || is_troubled {
+            let left = stream.left_ms;
+            let is_left = left.is_some_and(|ms| ms.saturating_add(GONE_MS) > since_ms);
+            if stream.moved_ms > since_ms || is_left || !is_alone || !is_plain || is_troubled {
                 continue;
             }
             let mut waiting = facts.events.iter();

@@ -37,7 +37,7 @@ struct Offers {
 }
 
 /// For so long events may still go to a client that is gone without a word.
-const GONE_MS: u64 = 30_000;
+pub(super) const GONE_MS: u64 = 30_000;
 /// Whoever takes something once in a while never takes nothing for so long.
 const PATIENT_MS: u64 = 30_000;
 

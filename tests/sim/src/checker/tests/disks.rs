@@ -100,6 +100,11 @@ fn what_was_answered_is_handed_out_while_a_disk_is_full() {
     );
     let paused = "16021 o pauses op=31 subscription=s why=x\n16022 o done op=31 id=0\n";
     let short = full.replace("28020", "20020");
+    let anew = "
+        16012 c dies
+        16012 c attaches op=32 subscription=s
+        16013 c attached op=32
+    ";
     check_broken(&[
         ("it was", &[&one, &got, acked, &full, later], &[]),
         ("it was not", &[&one, &full, later], &["FULL"]),
@@ -126,6 +131,11 @@ fn what_was_answered_is_handed_out_while_a_disk_is_full() {
         (
             "of a subscription that stands still",
             &[&one, &full, paused, later],
+            &[],
+        ),
+        (
+            "to one that was there before, and had it perhaps",
+            &[&one, anew, &full, later],
             &[],
         ),
         ("for less long", &[&one, &short, later], &[]),
